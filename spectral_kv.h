@@ -29,10 +29,10 @@
        r = skv_attend(cache, layer, &q, n, &o, NULL);    // their n queries, causal
 
    OUTLINE (search for the tag)
-     In the API            >>result  >>tensor  >>memory  >>linalg  >>model  >>profiler  >>profile
-                           >>codec  >>cache  >>attend
-     In the implementation >>base  >>jacobi  >>svd  >>gram  >>fit  >>plan  >>blob  >>summary
-                           >>quant  >>page  >>heap  >>ring  >>scores  >>softmax  >>public
+     In the API            >>result  >>tensor  >>memory  >>model  >>profiler  >>profile  >>codec
+                           >>cache  >>attend  >>linalg
+     In the implementation >>base  >>kernels  >>la  >>product  >>jacobi  >>eigh  >>svd  >>fit
+                           >>quant  >>plan  >>summary  >>blob  >>page  >>heap  >>ring  >>scores
 
    SHAPES AND STRIDES
      Q is [n_tokens][n_q_heads][head_dim], K [n_tokens][n_kv_heads][head_dim], V and the output have
@@ -78,11 +78,13 @@
      SKV_NO_STDLIB     [off] no malloc: pass an allocator or memory
      SKV_NO_STDIO      [off] no snprintf: skv_profile_summary and skv_profile_text are left out
      SKV_CBLAS         [off] use cblas_sgemm and cblas_dgemm for calibration's large products
+     SKV_NO_SIMD       [off] no AVX2 copies of the eigen-solver's inner loops (gcc, clang, x86-64)
      SPECTRAL_KV_CUDA  [off] also include spectral_kv_cuda.cuh
 
    LIMITS OF THIS VERSION
-     Portable C kernels only (one kernel table, ready for others). Scalar quantisers of 1 to 8 bits.
-     Pages are never re-coded. Keys are compressed after RoPE, so positions cannot be shifted.
+     Encoding and attention run on portable C kernels (one table, ready for others). Scalar
+     quantisers of 1 to 8 bits. Pages are never re-coded. Keys are compressed after RoPE, so
+     positions cannot be shifted.
 */
 #ifndef SPECTRAL_KV_H
 #define SPECTRAL_KV_H
@@ -125,7 +127,7 @@ extern "C" {
     X(ERR_ARG,        -1, "bad argument: a NULL, a count of zero or a value out of its range") \
     X(ERR_SHAPE,      -2, "shapes do not fit: check heads, head_dim, layer number and strides") \
     X(ERR_NOT_FINITE, -3, "NaN or infinity in the input: nothing was stored; look upstream") \
-    X(ERR_RANGE,      -4, "a value is beyond f16 (65504): set exact_bits to 32") \
+    X(ERR_RANGE,      -4, "a value is beyond f16 (65504: set exact_bits to 32) or beyond 1e9") \
     X(ERR_MEMORY,     -5, "out of memory: raise desc.memory_bytes, or free some and call again") \
     X(ERR_FULL,       -6, "max_tokens reached: reset, or make a cache with more capacity") \
     X(ERR_STATE,      -7, "not possible now: see the function's comment for what comes first") \
@@ -269,7 +271,7 @@ typedef struct skv_profile skv_profile;
 
 /* Exactly one member above zero; all zero takes the profile's own default. */
 typedef struct skv_target {
-    float bpe;      /* bits per element of the pages: codes, scales, headers and outliers; at most */
+    float bpe;      /* bits per element of the pages at most: codes, scales, headers, outliers */
     float energy;   /* share of every stream's latent energy to keep, such as 0.99 */
     float error;    /* expected squared output error, summed over layers, in units of the prices */
 } skv_target;
@@ -326,7 +328,7 @@ typedef struct skv_codec_desc {
     const skv_profile *profile;     /* borrowed */
     skv_target         target;
     float              outliers;    /* share of the bits set aside for outlier tokens;
-                                       0 = 0.03, negative = none */
+                                       0 = 0.015, negative = none */
     skv_allocator      allocator;
     skv_parallel       parallel;
 } skv_codec_desc;
@@ -374,7 +376,8 @@ typedef struct skv_cache_desc {
     void              *memory;      /* optional: the cache and all its pages live here */
     size_t             memory_bytes;
 } skv_cache_desc;
-/* Bytes that the object and, with all max_tokens in it, its pages take: what desc.memory needs. */
+/* Bytes that the object and, with all max_tokens in it, its pages take: what desc.memory needs.
+   Allocates for a moment where there is a profile (the plan decides the sizes). */
 SKVDEF skv_result skv_cache_size(const skv_cache_desc *desc, size_t *bytes);
 SKVDEF skv_result skv_cache_init(skv_cache **out, const skv_cache_desc *desc);
 SKVDEF void       skv_cache_free(skv_cache *c);
@@ -433,8 +436,9 @@ SKVDEF skv_result skv_attend(skv_cache *c, uint32_t layer, const skv_span *q, si
 SKVDEF skv_result skv_prefill(skv_cache *c, uint32_t layer, const skv_span *q, const skv_span *k,
                               const skv_span *v, size_t n, const skv_out *out);
 
-/* Scores alone: scale * q.k for one token's q [1][n_q_heads][head_dim] against all tokens held, into
-   scores [n_q_heads][skv_cache_tokens()], before soft cap and masks; -infinity where dropped. */
+/* Scores alone: scale * q.k for one token's q [1][n_q_heads][head_dim] against all tokens held,
+   into scores [n_q_heads][skv_cache_tokens()], before soft cap and masks; -infinity where a
+   sliding layer has dropped them. */
 SKVDEF skv_result skv_scores(skv_cache *c, uint32_t layer, const skv_span *q, float *scores);
 
 /* Merges a second partial attention over other tokens into the first: rows of dim, one lse each
@@ -442,54 +446,53 @@ SKVDEF skv_result skv_scores(skv_cache *c, uint32_t layer, const skv_span *q, fl
 SKVDEF void skv_merge(float *out, float *lse, const float *out2, const float *lse2, size_t rows,
                       size_t dim);
 
-/* Linear algebra >>jacobi
- *
- * All in double precision, no allocation, no global state, one fixed order of operations: the same
- * input gives the same bits for every number of threads of the caller, and for the plain and the
- * AVX2 build of the inner loops (neither fuses multiply and add unless the compiler is told to).
- * Matrices are row-major; ld* is the distance between rows in elements. Vectors come out as ROWS:
- * row i of v, ut, vt is the i-th vector, so that y = V x is n dot products over contiguous memory.
- * Errors: SKV_ERR_ARG (null pointer, ld too small, size overflow), SKV_ERR_NOT_FINITE (a NaN or an
- * infinity was read); every argument is then untouched. SKV_NOT_CONVERGED is a warning: the sweep
- * limit was hit, the results are given, sorted, but vectors may be orthogonal only to about the
- * size of the last rotations. n = 0 is valid and does nothing.
- */
+/* >>linalg ------------------------------------------------------------------------------------
+   What the fit is made of, useful on its own. Double precision, no allocation, no global state, one
+   fixed order of operations: the same input gives the same bits, in the portable and the AVX2 build
+   of the inner loops alike (unless the compiler fuses multiply and add: clang does so with -mfma).
+   Matrices are row-major; ld* is the distance between rows in elements. Vectors come out as ROWS:
+   row i of v, ut, vt is the i-th vector, so V x is n dot products over contiguous memory.
+   SKV_ERR_ARG: null pointer, ld too small, size overflow. SKV_ERR_NOT_FINITE: a NaN or an infinity
+   was read. Every argument is then untouched. SKV_NOT_CONVERGED is a warning: the sweep limit was
+   hit; the results are there, sorted, but vectors are orthogonal only to about the size of the last
+   rotations. n = 0 is valid and does nothing. */
 
-/* Eigenvalues and eigenvectors of a symmetric matrix: A = sum_i w[i] v_i v_i^T, w descending.
- *
- *   a           [n][lda], only the upper triangle (column >= row) is read; destroyed
- *   w           [n] eigenvalues, descending
- *   v           [n][n] row i is the unit eigenvector of w[i]; its sign is not normalised
- *   max_sweeps  0 = 30; 4 to 9 are used in practice
- *   sweeps      number of sweeps done, or NULL
- *
- * a, w and v must not overlap. Accuracy: for positive (semi)definite A each eigenvalue has a
- * relative error of about n eps cond(H), A = D H D with D = sqrt(diag A), so a badly scaled Gram
- * matrix keeps all digits of its small eigenvalues. Directions whose pivot falls below
- * n eps a_ii count as exactly zero. An A with negative eigenvalues is accepted and solved with an
- * absolute error of about n eps ||A||. Vectors are orthogonal to about sqrt(n) eps always.
- * Cost: about n^3/2 + 4 n^3 flops per sweep. */
+/* Eigenvalues and eigenvectors of a symmetric matrix: A = sum_i w[i] v_i v_i^T.
+
+     a           [n][lda], only the upper triangle (column >= row) is read; destroyed
+     w           [n] eigenvalues, descending
+     v           [n][n] row i is the unit eigenvector of w[i]; its sign means nothing
+     max_sweeps  0 = 30; 5 to 10 are used in practice
+     sweeps      receives the number of sweeps done, or NULL
+
+   a, w and v must not overlap. Accuracy: a positive (semi)definite A = D H D, D = sqrt(diag A), has
+   its eigenvalues to a relative error of about n eps cond(H), however small they are next to the
+   largest. Directions with less than n eps of their own a_ii left count as exactly zero. An A with
+   negative eigenvalues is accepted and solved to an absolute error of about n eps max_i sum_j
+   |a_ij|. Vectors are always orthogonal to about sqrt(n) eps.
+   Cost: n^3/2 + up to 4 n^3 flops per sweep; n = 64, 128, 256 take about 0.8, 5 and 40 ms on one
+   core of a 2021 server (Zen 3, AVX2; bench/bench_fit.c). */
 SKVDEF skv_result skv_eigh(double *a, size_t n, size_t lda, double *w, double *v, int max_sweeps,
                            int *sweeps);
 
 /* Number of doubles that skv_svd needs as scratch; 0 if m or n is 0 or the size overflows. */
 SKVDEF size_t skv_svd_scratch(size_t m, size_t n);
 
-/* Thin singular value decomposition: A = sum_i s[i] u_i v_i^T for i < k = min(m, n).
- *
- *   a           [m][lda], read only
- *   s           [k] singular values, descending
- *   ut          [k][m] row i is the left singular vector u_i
- *   vt          [k][n] row i is the right singular vector v_i
- *   scratch     [skv_svd_scratch(m, n)]
- *   max_sweeps, sweeps as above
- *
- * ut and vt always have orthonormal rows, also where s is 0. Nothing may overlap. Any scale from
- * denormals to 1e308 is safe (a power of two is taken out first).
- * Accuracy: for A = B D with D diagonal (columns of very different length, m >= n) or A = D B
- * (rows, m < n), each singular value has a relative error of about m eps cond(B), whatever D is.
- * Columns that depend on others to n eps of their own length give exact zeros.
- * Cost: about 4 m n^2 + 8 m n^2 + 7 n^3 flops per sweep, for m >= n. */
+/* Thin singular value decomposition: A = sum_i s[i] u_i v_i^T over i < k = min(m, n).
+
+     a           [m][lda], read only
+     s           [k] singular values, descending
+     ut          [k][m] row i is the left singular vector u_i
+     vt          [k][n] row i is the right singular vector v_i
+     scratch     [skv_svd_scratch(m, n)]
+     max_sweeps, sweeps as above
+
+   Nothing may overlap. ut and vt have orthonormal rows, also where s is 0. Any scale from denormal
+   to 1e308 is safe (a power of two is taken out first). Accuracy: for A = B D with D diagonal
+   (m >= n: columns of very different length; m < n: rows, A = D B) each singular value has a
+   relative error of about m eps cond(B), whatever D is. Columns that depend on others to n eps of
+   their own length give exact zeros, and so does what is below 1e-130 of the largest.
+   Cost: about 8 m n^2 + up to 7 n^3 flops per sweep, for m >= n. */
 SKVDEF skv_result skv_svd(const double *a, size_t m, size_t n, size_t lda, double *s, double *ut,
                           double *vt, double *scratch, int max_sweeps, int *sweeps);
 
@@ -502,7 +505,7 @@ SKVDEF skv_result skv_svd(const double *a, size_t m, size_t n, size_t lda, doubl
 #endif
 #endif /* SPECTRAL_KV_H */
 
-/* ---- end of the API: reading may stop here ---------------------------------------------------- */
+/* ---- end of the API: reading may stop here ------------------------------------------------- */
 
 #if defined(SPECTRAL_KV_IMPLEMENTATION) && !defined(SKVI_IMPLEMENTED)
 #define SKVI_IMPLEMENTED
@@ -702,7 +705,10 @@ static void skvi_load(const skvi_tokens *v, size_t token, size_t head, float *ou
     }
 }
 
-/* OK, or NOT_FINITE, or RANGE when a magnitude is above limit (0 = no limit). */
+/* Larger inputs are refused, so that no product of two overflows. */
+#define SKVI_LARGEST 1e9f
+
+/* OK, or NOT_FINITE, or RANGE when a magnitude is above limit. */
 static skv_result skvi_check_values(const skvi_tokens *v, size_t n, size_t n_heads, float limit)
 {
     float row[SKV_MAX_HEAD_DIM];
@@ -718,7 +724,7 @@ static skv_result skvi_check_values(const skvi_tokens *v, size_t n, size_t n_hea
                 top = a > top ? a : top;
             }
             if (bad) return SKV_ERR_NOT_FINITE;
-            if (limit > 0 && top > limit) return SKV_ERR_RANGE;
+            if (top > limit) return SKV_ERR_RANGE;
         }
     return SKV_OK;
 }
@@ -853,10 +859,9 @@ static void skvi_sgemm(size_t m, size_t n, size_t k, const float *a, size_t lda,
 #endif
 }
 
-/* Inner loops >>la
- *
- * Four leaf kernels, portable and for AVX2. Lanes are independent and sums have eight fixed partial
- * sums, so both give the same bits. */
+/* >>la ------------------------------------------------------------------------------------------
+   Four leaf kernels of the linear algebra, portable and for AVX2. Lanes are independent and sums
+   have eight fixed partial sums, so both give the same bits. */
 #ifndef SKVI_RESTRICT
 #if defined(_MSC_VER) || defined(__cplusplus)
 #define SKVI_RESTRICT __restrict
@@ -884,8 +889,9 @@ enum { SKVI_LA_STEP = 1 };
 enum {
     SKVI_LA_MR = 4,                     /* rows of C in one register tile */
     SKVI_LA_NR = 8,                     /* columns of C in one register tile */
-    SKVI_LA_MC = 32,                    /* rows of A packed at a time */
-    SKVI_LA_KC = 64                     /* depth packed at a time; 20 KiB of stack in all */
+    SKVI_LA_MC = 64,                    /* rows of A packed at a time */
+    SKVI_LA_NC = 16,                    /* columns of B packed at a time */
+    SKVI_LA_KC = 64                     /* depth packed at a time; 40 KiB of stack in all */
 };
 
 typedef struct skvi_la {
@@ -1059,11 +1065,10 @@ static skvi_la skvi_la_pick(void)
     return k;
 }
 
-/* Products >>gemm
- *
- * C += A B by register tiles of 4 x 8 over packed panels. Operands are views with two strides, so
- * a transpose is a swap of strides; float operands are widened while packing. Each element of C is
- * a sum over blocks of 64 terms in ascending order, whatever the sizes of A and B are otherwise. */
+/* >>product -------------------------------------------------------------------------------------
+   C += A B by register tiles of 4 x 8 over packed panels. Operands are views with two strides, so a
+   transpose is a swap of strides; float operands are widened while packing. An element of C is a
+   sum over blocks of 64 terms in ascending order, whatever the sizes. */
 typedef struct skvi_view {
     const double *d;                    /* exactly one of d and f is set */
     const float *f;
@@ -1095,35 +1100,70 @@ static skvi_view skvi_view_t(skvi_view v)
     return v;
 }
 
-/* Packs rows [i0, i0 + rows) and columns [k0, k0 + depth) into panels of `width` rows, each
- * [depth][width]; rows missing in the last panel are zero. */
+/* dst = count (a multiple of 4) neighbours in memory */
+static void skvi_la_pack_run(double *SKVI_RESTRICT dst, skvi_view v, size_t at, size_t count)
+{
+    size_t i, t;
+    for (i = 0; i < count; i += 4) {
+        SKVI_LA_UNROLL
+        for (t = 0; t < 4; t++) dst[i + t] = v.d ? v.d[at + i + t] : (double)v.f[at + i + t];
+    }
+}
+
+/* Packs rows [i0, i0 + rows) and columns [k0, k0 + depth) into panels of `width` (4 or 8) rows,
+   each [depth][width]; rows missing in the last panel are zero. */
 static void skvi_la_pack(double *dst, skvi_view v, size_t i0, size_t rows, size_t k0, size_t depth,
                          size_t width)
 {
     size_t p, i, k;
-    for (p = 0; p < rows; p += width) {
-        for (k = 0; k < depth; k++) {
-            size_t at = (i0 + p) * v.rs + (k0 + k) * v.cs;
+    for (k = 0; k < depth; k++) {
+        size_t at = i0 * v.rs + (k0 + k) * v.cs;
+        for (p = 0; p < rows; p += width, at += width * v.rs) {
+            double *to = dst + p * depth + k * width;
             size_t full = skvi_la_min(rows - p, width);
-            if (v.d)
-                for (i = 0; i < full; i++) dst[i] = v.d[at + i * v.rs];
-            else
-                for (i = 0; i < full; i++) dst[i] = (double)v.f[at + i * v.rs];
-            for (i = full; i < width; i++) dst[i] = 0.0;
-            dst += width;
+            if (v.rs == 1 && full == width) {
+                skvi_la_pack_run(to, v, at, width);
+                continue;
+            }
+            for (i = 0; i < full; i++)
+                to[i] = v.d ? v.d[at + i * v.rs] : (double)v.f[at + i * v.rs];
+            for (i = full; i < width; i++) to[i] = 0.0;
         }
     }
 }
 
 /* Adds one tile to c at row i0, column j0; with `upper` only where column >= row. */
-static void skvi_la_tile_add(double *c, size_t ldc, const double *acc, size_t i0, size_t rows,
-                             size_t j0, size_t cols, int upper)
+static void skvi_la_tile_add(double *SKVI_RESTRICT c, size_t ldc, const double *SKVI_RESTRICT acc,
+                             size_t i0, size_t rows, size_t j0, size_t cols, int upper)
 {
     size_t i, j;
-    for (i = 0; i < rows; i++) {
-        double *row = c + (i0 + i) * ldc + j0;
-        j = upper && i0 + i > j0 ? i0 + i - j0 : 0;
-        for (; j < cols; j++) row[j] += acc[i * SKVI_LA_NR + j];
+    int whole = cols == SKVI_LA_NR && !(upper && i0 + rows > j0 + 1);
+    for (i = 0; i < rows; i++, acc += SKVI_LA_NR) {
+        double *SKVI_RESTRICT row = c + (i0 + i) * ldc + j0;
+        if (whole) {
+            SKVI_LA_UNROLL
+            for (j = 0; j < SKVI_LA_NR; j++) row[j] += acc[j];
+        } else {
+            for (j = upper && i0 + i > j0 ? i0 + i - j0 : 0; j < cols; j++) row[j] += acc[j];
+        }
+    }
+}
+
+/* One packed block: rows [i, i + mc) of C by columns [j, j + nc). */
+static void skvi_gemm_block(const skvi_la *la, double *c, size_t ldc, const double *pa,
+                            const double *pb, size_t i, size_t mc, size_t j, size_t nc, size_t kc,
+                            int upper)
+{
+    double acc[SKVI_LA_MR * SKVI_LA_NR];
+    size_t r, t;
+    for (t = 0; t < nc; t += SKVI_LA_NR) {
+        size_t cols = skvi_la_min(nc - t, SKVI_LA_NR);
+        for (r = 0; r < mc; r += SKVI_LA_MR) {
+            if (upper && i + r >= j + t + cols) break;
+            la->tile(pa + r * kc, pb + t * kc, kc, acc);
+            skvi_la_tile_add(c, ldc, acc, i + r, skvi_la_min(mc - r, SKVI_LA_MR), j + t, cols,
+                             upper);
+        }
     }
 }
 
@@ -1132,24 +1172,18 @@ static void skvi_gemm_add(double *c, size_t ldc, size_t m, size_t n, size_t dept
                           skvi_view b, int upper)
 {
     const skvi_la la = skvi_la_pick();
-    double pa[SKVI_LA_MC * SKVI_LA_KC], pb[SKVI_LA_NR * SKVI_LA_KC];
-    double acc[SKVI_LA_MR * SKVI_LA_NR];
-    size_t i, j, k, r, mc, nr, mr, kc;
-    skvi_view bt = skvi_view_t(b);
+    const skvi_view bt = skvi_view_t(b);
+    double pa[SKVI_LA_MC * SKVI_LA_KC], pb[SKVI_LA_NC * SKVI_LA_KC];
+    size_t i, j, k, mc, nc, kc;
     for (k = 0; k < depth; k += kc) {
         kc = skvi_la_min(depth - k, SKVI_LA_KC);
         for (i = 0; i < m; i += mc) {
             mc = skvi_la_min(m - i, SKVI_LA_MC);
             skvi_la_pack(pa, a, i, mc, k, kc, SKVI_LA_MR);
-            for (j = upper ? i - i % SKVI_LA_NR : 0; j < n; j += nr) {
-                nr = skvi_la_min(n - j, SKVI_LA_NR);
-                skvi_la_pack(pb, bt, j, nr, k, kc, SKVI_LA_NR);
-                for (r = 0; r < mc; r += mr) {
-                    mr = skvi_la_min(mc - r, SKVI_LA_MR);
-                    if (upper && i + r >= j + nr) break;
-                    la.tile(pa + r * kc, pb, kc, acc);
-                    skvi_la_tile_add(c, ldc, acc, i + r, mr, j, nr, upper);
-                }
+            for (j = upper ? i - i % SKVI_LA_NR : 0; j < n; j += nc) {
+                nc = skvi_la_min(n - j, SKVI_LA_NC);
+                skvi_la_pack(pb, bt, j, nc, k, kc, SKVI_LA_NR);
+                skvi_gemm_block(&la, c, ldc, pa, pb, i, mc, j, nc, kc, upper);
             }
         }
     }
@@ -1166,70 +1200,61 @@ static void skvi_gemm(double *c, size_t ldc, size_t m, size_t n, size_t depth, s
 }
 
 /* Upper triangle of C[n][n] += X^T X, X [rows][ldx] float; products of floats are exact in double.
- * skv_eigh reads the upper triangle only; others call skvi_mirror once at the end. */
+   The upper triangle is all that skv_eigh reads. */
 static void skvi_syrk_add(double *c, size_t n, const float *x, size_t rows, size_t ldx)
 {
     skvi_view v = skvi_view_f(x, ldx);
     skvi_gemm_add(c, n, n, n, rows, skvi_view_t(v), v, 1);
 }
 
-/* Copies the upper triangle to the lower one. */
-static void skvi_mirror(double *c, size_t n, size_t ldc)
-{
-    size_t i, j;
-    for (i = 1; i < n; i++)
-        for (j = 0; j < i; j++) c[i * ldc + j] = c[j * ldc + i];
-}
-
-/* One-sided Jacobi >>hestenes
- *
- * Rotates pairs of rows of X until all are orthogonal: X <- J X with J orthogonal, so that row
- * lengths become singular values. The criterion is the cosine |x_p . x_q| / (|x_p| |x_q|), which
- * is what gives small singular values their relative accuracy (Demmel and Veselic 1992; de Rijk
- * 1989; Drmac and Veselic 2008). The longer row of a pair moves up. Pairs are visited tile by tile
- * so that the rows at hand stay in cache. Callers scale X so that its squared lengths stay below
- * 2^511 (their products must not overflow); rows shorter than SKVI_JAC_ZERO, squared, count as 0. */
+/* >>jacobi --------------------------------------------------------------------------------------
+   One-sided (Hestenes): rotates pairs of rows of X until all are orthogonal, X <- J X, so that row
+   lengths become singular values. The criterion is the cosine |x_p . x_q| / (|x_p| |x_q|), which is
+   what gives small singular values their relative accuracy (Demmel and Veselic 1992; de Rijk 1989;
+   Drmac and Veselic 2008). The longer row of a pair moves up. Pairs are visited tile by tile so
+   that the rows at hand stay in cache. Callers scale X so that squared lengths stay below 2^500
+   (their products must not overflow); rows of squared length below SKVI_JAC_ZERO count as zero. */
 #define SKVI_JAC_ZERO 1e-130
 enum { SKVI_JAC_WAVE = 4 };
 
 typedef struct skvi_jac {
     skvi_la la;
-    double *x;                          /* [rows][ld]; the first `len` columns decide, all `full` */
+    double *x;                          /* [rows][ld]; the first `len` columns decide, `full` */
     double *norm2;                      /* [rows] squared lengths, kept up to date */
-    size_t rows, ld, len, full;         /* move */
+    size_t rows, ld, len, full;         /* are turned */
     double tol2;                        /* squared cosine that counts as orthogonal */
     double max_cos2, max_sin;           /* maxima over the rotations of the running sweep */
 } skvi_jac;
 
-/* One pair of rows: d = x_p . x_q, then the rotation by (c, s); c = 1, s = 0 for none. */
+/* One pair of rows: d = x_p . x_q, then the rotation by (c, s); s = 0 for none. */
 typedef struct skvi_jac_pair {
     size_t p, q;
     double d, c, s, shorter;            /* shorter: the smaller squared length before */
 } skvi_jac_pair;
 
 /* The rotation that makes the pair orthogonal, and both squared lengths after it. The longer row
- * goes to p. With h = |n_p - n_q|, r = sqrt(h^2 + 4 d^2): cos 2a = h / r, sin 2a = 2 |d| / r. */
+   goes to p. t = tan, from the smaller root of t^2 + t |n_p - n_q| / |d| = 1; c = 1 - t^2 / (...)
+   is 1 / sqrt(1 + t^2) without its bias in rounding, which would shrink rows over many turns. */
 static void skvi_jac_angle(skvi_jac *k, skvi_jac_pair *pair)
 {
-    double np = k->norm2[pair->p], nq = k->norm2[pair->q], d = pair->d, h, r, c, s, td;
+    double np = k->norm2[pair->p], nq = k->norm2[pair->q], d = pair->d, h, t, c, s;
     pair->s = 0.0;
     if (np < SKVI_JAC_ZERO || nq < SKVI_JAC_ZERO || d * d <= k->tol2 * (np * nq)) return;
     if (d * d > k->max_cos2 * (np * nq)) k->max_cos2 = d * d / (np * nq);
     h = fabs(np - nq);
-    r = sqrt(h * h + 4.0 * d * d);
-    c = sqrt(0.5 + 0.5 * h / r);
-    s = d / (r * c);
-    td = 2.0 * d * d / (h + r);
+    t = 2.0 * d / (h + sqrt(h * h + 4.0 * d * d));
+    c = 1.0 - t * t / (1.0 + t * t + sqrt(1.0 + t * t));
+    s = c * t;
     if (fabs(s) > k->max_sin) k->max_sin = fabs(s);
     pair->shorter = np < nq ? np : nq;
     pair->c = np < nq ? s : c;
     pair->s = np < nq ? -c : -s;
-    k->norm2[pair->p] = (np < nq ? nq : np) + td;
-    k->norm2[pair->q] = pair->shorter - td;
+    k->norm2[pair->p] = (np < nq ? nq : np) + t * d;
+    k->norm2[pair->q] = pair->shorter - t * d;
 }
 
 /* A few pairs that share no row: first all products, then all angles, then all rotations, so that
- * the processor overlaps the chains of divisions and roots. */
+   the processor overlaps the chains of divisions and roots. */
 static void skvi_jac_step(skvi_jac *k, skvi_jac_pair *r, size_t count)
 {
     size_t i;
@@ -1245,7 +1270,7 @@ static void skvi_jac_step(skvi_jac *k, skvi_jac_pair *r, size_t count)
 }
 
 /* All pairs with p in [p0, p1) and q in [q0, q1), p < q, row by row, four rows p at a time as a
- * wave: (p, t), (p + 1, t - 1), ... are independent and the result is that of plain row order. */
+   wave: (p, t), (p + 1, t - 1), ... are independent and the result is that of plain row order. */
 static void skvi_jac_tile(skvi_jac *k, size_t p0, size_t p1, size_t q0, size_t q1)
 {
     skvi_jac_pair r[SKVI_JAC_WAVE];
@@ -1263,8 +1288,8 @@ static void skvi_jac_tile(skvi_jac *k, size_t p0, size_t p1, size_t q0, size_t q
 }
 
 /* Sweeps until orthogonal. Returns the number of sweeps, negative if the limit was reached. A pair
- * made orthogonal is disturbed later by at most rows * max_cos * max(max_sin, max_cos), so once
- * that is below the tolerance another sweep would find nothing. */
+   made orthogonal is disturbed later by at most rows * max_cos * max(max_sin, max_cos), so once
+   that is below the tolerance another sweep would find nothing. */
 static int skvi_jac_run(skvi_jac *k, int max_sweeps)
 {
     size_t i, p, q, step = 131072 / (k->full * sizeof(double) + 1);
@@ -1289,9 +1314,10 @@ static int skvi_jac_run(skvi_jac *k, int max_sweeps)
 }
 
 /* Sorts rows by length, descending, makes the first `len` columns unit vectors and leaves the
- * squared lengths in norm2. Returns the number of rows that are not zero; the others are garbage.*/
+   squared lengths in norm2. Returns the number of rows that are not zero; the rest is garbage. */
 static size_t skvi_jac_finish(skvi_jac *k)
 {
+    const double zero = 100.0 * SKVI_JAC_ZERO;      /* a margin over the running lengths */
     size_t i, j, t, top, have = 0;
     for (i = 0; i < k->rows; i++)
         k->norm2[i] = k->la.dot(k->x + i * k->ld, k->x + i * k->ld, k->len);
@@ -1301,14 +1327,14 @@ static size_t skvi_jac_finish(skvi_jac *k)
             if (k->norm2[j] > k->norm2[top]) top = j;
         h = k->norm2[top];
         k->norm2[top] = k->norm2[i];
-        k->norm2[i] = h < SKVI_JAC_ZERO ? 0.0 : h;
+        k->norm2[i] = h < zero ? 0.0 : h;
         b = k->x + top * k->ld;
         for (t = 0; top != i && t < k->full; t++) {
             double swap = a[t];
             a[t] = b[t];
             b[t] = swap;
         }
-        if (h < SKVI_JAC_ZERO) continue;
+        if (h < zero) continue;
         h = sqrt(h);
         for (t = 0; t < k->len; t++) a[t] /= h;
         have = i + 1;
@@ -1317,8 +1343,8 @@ static size_t skvi_jac_finish(skvi_jac *k)
 }
 
 /* Extends the orthonormal rows [0, have) of v [want][ld] to [0, want). Each new row starts from
- * the unit vector farthest from the span (its squared residual is at least (len - have) / len) and
- * the span is removed twice, which is enough. rest [len] is scratch. */
+   the unit vector farthest from the span (its squared residual is at least (len - have) / len) and
+   the span is removed twice, which is enough. rest [len] is scratch. */
 static void skvi_complete_rows(const skvi_la *la, double *v, size_t have, size_t want, size_t len,
                                size_t ld, double *rest)
 {
@@ -1337,25 +1363,29 @@ static void skvi_complete_rows(const skvi_la *la, double *v, size_t have, size_t
                 for (i = 0; i < j; i++)
                     la->axpy(row, v + i * ld, len, -la->dot(row, v + i * ld, len));
             length = sqrt(la->dot(row, row, len));
-            for (i = 0; i < len; i++) row[i] /= length;
+            for (i = 0; i < len && length > 0; i++) row[i] /= length;
         }
         for (i = 0; i < len; i++) rest[i] -= row[i] * row[i];
     }
 }
 
-/* Largest magnitude in a (upper: columns >= row only); -1 if something is not finite. */
+/* Largest magnitude in a (upper: columns >= row only); -1 if something is not finite. Works on the
+   bits, whose order is that of the magnitudes, so that -ffast-math cannot remove the check. */
 static double skvi_la_max_abs(const double *a, size_t m, size_t n, size_t lda, int upper)
 {
-    double top = 0.0;
+    uint64_t bits, top = 0;
+    double h;
     size_t i, j;
     for (i = 0; i < m; i++) {
         for (j = upper ? i : 0; j < n; j++) {
-            double h = fabs(a[i * lda + j]);
-            if (!(h <= DBL_MAX)) return -1.0;
-            if (h > top) top = h;
+            memcpy(&bits, a + i * lda + j, sizeof bits);
+            bits &= UINT64_MAX >> 1;
+            if (bits > top) top = bits;
         }
     }
-    return top;
+    if (top >= (uint64_t)0x7FF << 52) return -1.0;
+    memcpy(&h, &top, sizeof h);
+    return h;
 }
 
 /* Exponent e such that top * 2^e is in [2^(want - 1), 2^want), and 2^e as a product of two. */
@@ -1377,16 +1407,15 @@ static int skvi_la_bad_shape(size_t m, size_t n, size_t ld)
     return ld < n || (m && ld > SIZE_MAX / 4 / sizeof(double) / m);
 }
 
-/* Symmetric eigenproblem >>eigh
- *
- * A = L L^T by Cholesky with diagonal pivoting, then one-sided Jacobi on the columns of L (kept as
- * rows): J L^T = S U^T gives A = U S^2 U^T, and J is never formed (Veselic and Hari 1989). Pivoting
- * brings the columns of L near to orthogonal, which saves sweeps. An indefinite A is shifted. */
+/* >>eigh ----------------------------------------------------------------------------------------
+   A = L L^T by Cholesky with diagonal pivoting, then one-sided Jacobi on the columns of L (kept as
+   rows): J L^T = S U^T gives A = U S^2 U^T, and J is never formed (Veselic and Hari 1989). Pivoting
+   brings the columns of L near to orthogonal, which saves sweeps. An indefinite A is shifted. */
 
 /* Pivoted Cholesky of the upper triangle of a: writes the columns of L, in the original order, as
- * rows of v and returns the rank. diag [n] holds a_ii; its sign bit marks used pivots. A pivot
- * below tol * a_ii is noise and left out. *residue = largest |rest_ij| / sqrt(a_ii a_jj) over what
- * is left, which is above a few tol for an indefinite matrix. */
+   rows of v and returns the rank. diag [n] holds a_ii; its sign bit marks used pivots. A pivot
+   below tol * a_ii is noise and left out. *residue = largest |rest_ij| / sqrt(a_ii a_jj) over what
+   is left, which is above a few tol for an indefinite matrix. */
 static size_t skvi_chol_rows(const skvi_la *la, double *a, size_t n, size_t lda, double *diag,
                              double *v, double tol, double *residue)
 {
@@ -1422,9 +1451,9 @@ static size_t skvi_chol_rows(const skvi_la *la, double *a, size_t n, size_t lda,
 }
 
 /* Factors a + shift into rows of v, with the smallest of three shifts that makes it positive
- * semidefinite: none, the level of rounding, Gershgorin's bound. Returns the rank. The lower
- * triangle keeps the matrix for the next attempt, and the last row of v its diagonal: that row is
- * written only by a last pivot, after which no other attempt follows. */
+   semidefinite: none, the level of rounding, Gershgorin's bound. Returns the rank. The lower
+   triangle keeps the matrix for the next attempt, and the last row of v its diagonal: that row is
+   written only by a last pivot, after which no other attempt follows. */
 static size_t skvi_eigh_factor(const skvi_la *la, double *a, size_t n, size_t lda, double *diag,
                                double *v, double *shift)
 {
@@ -1484,14 +1513,13 @@ SKVDEF skv_result skv_eigh(double *a, size_t n, size_t lda, double *w, double *v
     return done < 0 ? SKV_NOT_CONVERGED : SKV_OK;
 }
 
-/* Singular values >>svd
- *
- * For m >= n (else the transpose): QR with column pivoting, A P = Q R, then one-sided Jacobi on
- * the rows of R. With J R = S V^T this gives A P = (Q J^T) S V^T. The rows of R are the columns of
- * a lower triangular matrix with falling diagonal, on which Jacobi converges fast and keeps the
- * relative accuracy of A's columns (Drmac and Veselic 2008, LAPACK's dgejsv). Columns of A are kept
- * as rows and never move: R gets its columns in the order of A, so P is not needed. J rides along
- * to the right of R. */
+/* >>svd -----------------------------------------------------------------------------------------
+   For m >= n (else the transpose): QR with column pivoting, A P = Q R, then one-sided Jacobi on the
+   rows of R. With J R = S V^T this gives A P = (Q J^T) S V^T. The rows of R are the columns of a
+   lower triangular matrix with falling diagonal, on which Jacobi converges fast and keeps the
+   relative accuracy of A's columns (Drmac and Veselic 2008, LAPACK's dgejsv). Columns of A are kept
+   as rows and never move: R gets its columns in the order of A, so P is not needed. J rides along
+   to the right of R. */
 typedef struct skvi_qr {
     skvi_la la;
     size_t m, n;                        /* m >= n */
@@ -1502,7 +1530,7 @@ typedef struct skvi_qr {
 } skvi_qr;
 
 /* Squared lengths of the unused columns from row k on: downdated, summed anew after the loss of
- * three digits, and zero once they are noise against the whole column. */
+   three digits, and zero once they are noise against the whole column. */
 static void skvi_qr_lengths(skvi_qr *t, size_t k)
 {
     double tol = (double)t->n * DBL_EPSILON;
@@ -1521,7 +1549,7 @@ static void skvi_qr_lengths(skvi_qr *t, size_t k)
 }
 
 /* Factors; returns the rank. Step k reflects the longest remaining column onto axis k by
- * I - tau h h^T with h_k = 1 and writes row k of R. */
+   I - tau h h^T with h_k = 1 and writes row k of R. */
 static size_t skvi_qr_factor(skvi_qr *t)
 {
     size_t i, j, k, p, m = t->m, n = t->n;
@@ -1906,7 +1934,7 @@ SKVDEF skv_result skv_profiler_output(skv_profiler *p, uint32_t layer, const skv
     if (!n_out) return SKV_ERR_ARG;
     if (l->n_tokens > 0) return SKV_ERR_STATE;
     r = skvi_open(&w, w_o, l->shape.n_q_heads, dv);
-    if (r == SKV_OK) r = skvi_check_values(&w, n_out, l->shape.n_q_heads, 0);
+    if (r == SKV_OK) r = skvi_check_values(&w, n_out, l->shape.n_q_heads, SKVI_LARGEST);
     if (r != SKV_OK) return r;
     for (h = 0; h < l->shape.n_q_heads; h++) {
         float *g = l->wo + h * dv * dv;
@@ -2020,8 +2048,8 @@ static void skvi_add_tile(const skv_profiler *p, skvi_player *l, skvi_addwork *w
 
 /* All queries of the heads that share KV head kh. */
 static void skvi_add_kv_head(const skv_profiler *p, skvi_player *l, skvi_addwork *w,
-                             const skvi_tokens *q, const skvi_tokens *k, const skvi_tokens *v, size_t n,
-                             size_t kh)
+                             const skvi_tokens *q, const skvi_tokens *k, const skvi_tokens *v,
+                             size_t n, size_t kh)
 {
     const skv_layer *s = &l->shape;
     size_t d = s->head_dim, dv = s->head_dim_v, g = s->n_q_heads / s->n_kv_heads;
@@ -2063,9 +2091,9 @@ SKVDEF skv_result skv_profiler_add(skv_profiler *p, uint32_t layer, const skv_sp
     r = skvi_open(&vq, q, l->shape.n_q_heads, l->shape.head_dim);
     if (r == SKV_OK) r = skvi_open(&vk, k, l->shape.n_kv_heads, l->shape.head_dim);
     if (r == SKV_OK) r = skvi_open(&vv, v, l->shape.n_kv_heads, l->shape.head_dim_v);
-    if (r == SKV_OK) r = skvi_check_values(&vq, n_tokens, l->shape.n_q_heads, 1e18f);
-    if (r == SKV_OK) r = skvi_check_values(&vk, n_tokens, l->shape.n_kv_heads, 1e18f);
-    if (r == SKV_OK) r = skvi_check_values(&vv, n_tokens, l->shape.n_kv_heads, 1e18f);
+    if (r == SKV_OK) r = skvi_check_values(&vq, n_tokens, l->shape.n_q_heads, SKVI_LARGEST);
+    if (r == SKV_OK) r = skvi_check_values(&vk, n_tokens, l->shape.n_kv_heads, SKVI_LARGEST);
+    if (r == SKV_OK) r = skvi_check_values(&vv, n_tokens, l->shape.n_kv_heads, SKVI_LARGEST);
     if (r != SKV_OK) return r;
     g = p->head_group < l->shape.n_kv_heads ? p->head_group : l->shape.n_kv_heads;
     skvi_add_layout(&a, &w, &l->shape, n_tokens, (uint32_t)g);
@@ -2136,11 +2164,12 @@ static skv_result skvi_root(double *m, size_t n, double *root, double *inv, doub
 {
     size_t i, j, c;
     skv_result r = skv_eigh(m, n, n, w, vec, 0, NULL);
-    double floor_ = w[0] > 0 ? w[0] * 1e-6 : 1;
+    double least = r >= SKV_OK && w[0] > 0 ? w[0] * 1e-6 : 1;
+    if (r < SKV_OK) return r;
     memset(root, 0, n * n * sizeof(double));
     memset(inv, 0, n * n * sizeof(double));
     for (c = 0; c < n; c++) {
-        double x = sqrt(w[c] > floor_ ? w[c] : floor_), y = 1 / x;
+        double x = sqrt(w[c] > least ? w[c] : least), y = 1 / x;
         const double *v = vec + c * n;
         for (i = 0; i < n; i++) {
             double vx = v[i] * x, vy = v[i] * y;
@@ -2205,7 +2234,7 @@ static void skvi_covariance(const skvi_gram *g, double n, size_t D, double *c, f
         }
 }
 
-/* >>profile: the object ----------------------------------------------------------------------- */
+/* The profile object. */
 typedef struct skvi_stream {        /* K or V of one head group: D = heads * dim channels */
     uint32_t heads, dim, D;
     float *mean;                    /* [D] */
@@ -2336,6 +2365,7 @@ static skv_result skvi_fit_stream(const skvi_player *l, skv_kind kind, const skv
     for (h = 0; h < s->heads; h++) {
         skvi_metric(l, kind, head0 + h, w->m);
         e = skvi_root(w->m, d, w->root + h * d * d, w->inv + h * d * d, w->t, w->w);
+        if (e < SKV_OK) return e;
         if (e != SKV_OK) r = e;
     }
     memset(w->t, 0, D * D * sizeof(double));        /* t = R C, then c = t R */
@@ -2349,6 +2379,7 @@ static skv_result skvi_fit_stream(const skvi_player *l, skv_kind kind, const skv
             for (j = 0; j < d; j++)
                 w->c[i * D + x / d * d + j] += w->t[i * D + x] * w->root[x * d + j];
     e = skv_eigh(w->c, D, D, w->w, w->vec, 0, NULL);
+    if (e < SKV_OK) return e;
     if (e != SKV_OK) r = e;
     top = w->w[0] > 0 ? w->w[0] : 1;
     least = top * 1e-14 > 1e-36 ? top * 1e-14 : 1e-36;
@@ -2405,7 +2436,7 @@ SKVDEF skv_result skv_profiler_fit(const skv_profiler *p, const skv_target *fall
                 skvi_fit_layout(&a, &w, s->heads, s->dim);
                 r = skvi_fit_stream(l, kind ? SKV_V : SKV_K, kind ? &l->v[g] : &l->k[g],
                                     (size_t)g * p->head_group, s, &w);
-                if (r != SKV_OK) worst = r;
+                if (r != SKV_OK && worst >= SKV_OK) worst = r;
             }
     skvi_work_end(p, block, bytes - SKVI_ALIGN);
     if (worst < SKV_OK) skv_profile_free(f);
@@ -2460,8 +2491,7 @@ static void skvi_cells(uint32_t width, unsigned char *cell /* [512] */)
 static uint32_t skvi_quantise(const unsigned char *cell, float y)
 {
     float z = 2 * y + 256;
-    int i = z < 0 ? 0 : z > 511 ? 511 : (int)z;
-    return cell[i];
+    return cell[z > 0 ? z < 511 ? (int)z : 511 : 0];    /* a NaN falls to 0 */
 }
 
 /* Page scales: an unsigned minifloat of 5 exponent and 3 mantissa bits, 2^-16 to about 2^16. */
@@ -2616,7 +2646,7 @@ static skv_result skvi_plan_make(const skv_profile *p, const skv_target *target,
 
 static float skvi_outlier_share(float wanted)
 {
-    return wanted < 0 ? 0.0f : wanted > 0 ? (wanted < 0.5f ? wanted : 0.5f) : 0.03f;
+    return wanted < 0 ? 0.0f : wanted > 0 ? (wanted < 0.5f ? wanted : 0.5f) : 0.015f;
 }
 
 /* Bytes that a stream's outliers may take per page, from the share of the bits. */
@@ -3273,7 +3303,7 @@ static void skvi_store_rows(const skvi_coder *c, const skvi_stream *s, size_t lo
         err[t] = 0;
         for (ch = 0; ch < s->D; ch++) {
             float x = u[ch * SKVI_P + t], diff;
-            x = x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x;
+            x = x > -65504.0f ? x < 65504.0f ? x : 65504.0f : -65504.0f;
             row[ch] = skvi_to_f16(x);
             diff = u[ch * SKVI_P + t] - skvi_from_f16(row[ch]);
             err[t] += s->var[ch] * diff * diff;
@@ -3452,7 +3482,7 @@ static skv_result skvi_check_page(const skvi_coder *c, uint32_t layer, const uns
     return at == page + bytes ? SKV_OK : SKV_ERR_FORMAT;
 }
 
-/* >>codec: the object ------------------------------------------------------------------------- */
+/* The codec object. */
 struct skv_codec {
     skv_allocator alloc;
     size_t        bytes;
@@ -3551,8 +3581,8 @@ SKVDEF skv_result skv_encode(skv_codec *c, uint32_t layer, const skv_span *k, co
     l = &c->coder.profile->layers[layer];
     r = skvi_open(&views[0], k, l->n_kv_heads, l->head_dim);
     if (r == SKV_OK) r = skvi_open(&views[1], v, l->n_kv_heads, l->head_dim_v);
-    if (r == SKV_OK) r = skvi_check_values(&views[0], n, l->n_kv_heads, 1e18f);
-    if (r == SKV_OK) r = skvi_check_values(&views[1], n, l->n_kv_heads, 1e18f);
+    if (r == SKV_OK) r = skvi_check_values(&views[0], n, l->n_kv_heads, SKVI_LARGEST);
+    if (r == SKV_OK) r = skvi_check_values(&views[1], n, l->n_kv_heads, SKVI_LARGEST);
     if (r != SKV_OK) return r;
     src.self = views;
     src.row = skvi_row_of_views;
@@ -3989,7 +4019,11 @@ static skv_result skvi_make_page(skv_cache *c, uint32_t layer, skvi_append_sourc
     skvi_encode_job j;
     size_t bytes;
     s->first = c->sinks + index * SKVI_P;
-    for (i = 0; i < streams; i++) l->credit[i] += c->coder.allow[p->first[layer] + i];
+    for (i = 0; i < streams; i++) {         /* unspent credit gathers, within reason */
+        uint32_t most = (1u << 24) + c->coder.allow[p->first[layer] + i];
+        l->credit[i] += c->coder.allow[p->first[layer] + i];
+        if (l->credit[i] > most) l->credit[i] = most;
+    }
     src.self = s;
     src.row = skvi_append_row;
     j.c = &c->coder;
@@ -4021,7 +4055,7 @@ static skv_result skvi_append_views(const skv_cache *c, uint32_t layer, const sk
                                     const skv_span *v, size_t n, skvi_tokens *view)
 {
     const skv_layer *s = &c->layers[layer];
-    float limit = c->exact_bits == 16 ? 65504.0f : 1e18f;
+    float limit = c->exact_bits == 16 ? 65504.0f : SKVI_LARGEST;
     skv_result r = skvi_open(&view[0], k, s->n_kv_heads, s->head_dim);
     if (r == SKV_OK) r = skvi_open(&view[1], v, s->n_kv_heads, s->head_dim_v);
     if (r == SKV_OK) r = skvi_check_values(&view[0], n, s->n_kv_heads, limit);
@@ -4378,7 +4412,7 @@ static void skvi_write_row(const skv_out *o, const skv_layer *l, size_t token, s
     size_t i;
     uint16_t h;
     if (o->dtype == SKV_F32) {
-        memcpy((float *)o->data + at, x, l->head_dim_v * sizeof(float));
+        memcpy((unsigned char *)o->data + 4 * at, x, l->head_dim_v * sizeof(float));
         return;
     }
     for (i = 0; i < l->head_dim_v; i++) {
@@ -4409,7 +4443,7 @@ static void skvi_tile_finish(const skvi_attend_job *j, const skvi_lane *lane, co
     }
 }
 
-/* >>softmax: one task = one head group, all its rows in tiles ------------------------------------ */
+/* One task: all rows of one head group, in tiles. */
 static void skvi_attend_task(void *arg, size_t g)
 {
     const skvi_attend_job *j = (const skvi_attend_job *)arg;
@@ -4446,7 +4480,7 @@ static void skvi_attend_task(void *arg, size_t g)
     }
 }
 
-/* >>public ------------------------------------------------------------------------------------ */
+/* The public calls. */
 static void skvi_attend_run(skvi_attend_job *j)
 {
     skv_cache *c = j->c;
@@ -4477,7 +4511,7 @@ SKVDEF skv_result skv_attend(skv_cache *c, uint32_t layer, const skv_span *q, si
     if (l->dropped > skvi_first_visible(c, layer, l->total - (uint32_t)n)) return SKV_ERR_STATE;
     memset(&j, 0, sizeof j);
     r = skvi_open(&j.q, q, c->layers[layer].n_q_heads, c->layers[layer].head_dim);
-    if (r == SKV_OK) r = skvi_check_values(&j.q, n, c->layers[layer].n_q_heads, 1e18f);
+    if (r == SKV_OK) r = skvi_check_values(&j.q, n, c->layers[layer].n_q_heads, SKVI_LARGEST);
     if (r != SKV_OK) return r;
     j.c = c;
     j.layer = layer;
@@ -4497,7 +4531,7 @@ SKVDEF skv_result skv_scores(skv_cache *c, uint32_t layer, const skv_span *q, fl
     if (!c->cl[layer].total) return SKV_ERR_STATE;
     memset(&j, 0, sizeof j);
     r = skvi_open(&j.q, q, c->layers[layer].n_q_heads, c->layers[layer].head_dim);
-    if (r == SKV_OK) r = skvi_check_values(&j.q, 1, c->layers[layer].n_q_heads, 1e18f);
+    if (r == SKV_OK) r = skvi_check_values(&j.q, 1, c->layers[layer].n_q_heads, SKVI_LARGEST);
     if (r != SKV_OK) return r;
     for (i = 0; i < (size_t)c->layers[layer].n_q_heads * c->cl[layer].total; i++)
         scores[i] = -INFINITY;
@@ -4536,7 +4570,7 @@ SKVDEF skv_result skv_prefill(skv_cache *c, uint32_t layer, const skv_span *q, c
     if (n > c->max_tokens - c->cl[layer].total) return SKV_ERR_FULL;
     r = skvi_append_views(c, layer, k, v, n, view);
     if (r == SKV_OK) r = skvi_open(&vq, q, l->n_q_heads, l->head_dim);
-    if (r == SKV_OK) r = skvi_check_values(&vq, n, l->n_q_heads, 1e18f);
+    if (r == SKV_OK) r = skvi_check_values(&vq, n, l->n_q_heads, SKVI_LARGEST);
     for (at = 0; r == SKV_OK && at < n; at += m) {
         skv_span pq = skvi_span_later(q, l->n_q_heads, l->head_dim, at);
         skv_span pk = skvi_span_later(k, l->n_kv_heads, l->head_dim, at);

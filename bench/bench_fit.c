@@ -1,0 +1,353 @@
+/* Time and error of the fit's linear algebra: skv_eigh and skv_svd at 64, 128 and 256, next to
+ * LAPACK where it is there. The numbers compare like with like: same matrices, vectors included.
+ * cc -std=c99 -O3 -I. bench/bench_fit.c -o bench_fit -lm              [--json FILE] [--runs N]
+ * with LAPACK: -DSKV_HAVE_LAPACKE ... -llapacke
+ *
+ * Errors are checked before anything counts as timed: residual = max |A - U S V^T| / s_1,
+ * orthogonality = max |V V^T - 1|, both over all entries. Times are CPU time of the process, median
+ * and minimum over runs that alternate between the methods, so that other load disturbs little.
+ */
+#ifdef SKV_HAVE_LAPACKE
+#define _GNU_SOURCE                     /* dladdr: the file name of the BLAS in use */
+#else
+#define _POSIX_C_SOURCE 200809L
+#endif
+#ifdef SKV_LINALG_DRAFT                 /* a stand-in for the header during development */
+#include SKV_LINALG_DRAFT
+#else
+#define SPECTRAL_KV_IMPLEMENTATION
+#include "spectral_kv.h"
+#endif
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#ifdef SKV_HAVE_LAPACKE
+#include <dlfcn.h>
+#include <lapacke.h>
+#endif
+
+#define MAX_RUNS 99
+
+typedef struct method {
+    const char *name, *kind;            /* kind: eigh or svd */
+    int (*solve)(const double *a, size_t n);    /* 0, or what went wrong */
+} method;
+
+typedef struct outcome {
+    double ms[MAX_RUNS], residual, orthogonality;
+} outcome;
+
+static double *copy_, *values, *left, *right, *scratch;    /* left, right: vectors as rows */
+
+static double now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
+}
+
+/* ---- methods: each copies a, solves, leaves values descending and vectors as rows ---- */
+
+static int solve_eigh(const double *a, size_t n)
+{
+    memcpy(copy_, a, n * n * sizeof(double));
+    return skv_eigh(copy_, n, n, values, right, 0, NULL);
+}
+
+static int solve_svd(const double *a, size_t n)
+{
+    return skv_svd(a, n, n, n, values, left, right, scratch, 0, NULL);
+}
+
+#ifdef SKV_HAVE_LAPACKE
+/* LAPACK is called in its own column-major order, without LAPACKE's transposes: for a symmetric
+ * matrix that changes nothing, and for the others it solves A^T, which costs the same. */
+static int solve_dsyevd(const double *a, size_t n)
+{
+    memcpy(right, a, n * n * sizeof(double));
+    return LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'L', (int)n, right, (int)n, values);
+}
+
+static int solve_dgesdd(const double *a, size_t n)
+{
+    memcpy(copy_, a, n * n * sizeof(double));
+    return LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'S', (int)n, (int)n, copy_, (int)n, values, right,
+                          (int)n, left, (int)n);
+}
+
+static int solve_dgesvj(const double *a, size_t n)
+{
+    double stat[6];
+    memcpy(right, a, n * n * sizeof(double));
+    return LAPACKE_dgesvj(LAPACK_COL_MAJOR, 'G', 'U', 'V', (int)n, (int)n, right, (int)n, values,
+                          0, left, (int)n, stat);
+}
+#endif
+
+static const method methods[] = {
+    { "skv_eigh", "eigh", solve_eigh },
+#ifdef SKV_HAVE_LAPACKE
+    { "dsyevd", "eigh", solve_dsyevd },
+#endif
+    { "skv_svd", "svd", solve_svd },
+#ifdef SKV_HAVE_LAPACKE
+    { "dgesdd", "svd", solve_dgesdd },
+    { "dgesvj", "svd", solve_dgesvj },
+#endif
+};
+enum { METHODS = sizeof methods / sizeof *methods };
+
+/* ---- matrices ---- */
+
+static double uniform(void)
+{
+    static uint64_t state = 1;
+    uint64_t z = (state += 0x9E3779B97F4A7C15u);
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return (double)((z ^ (z >> 31)) >> 11) / 9007199254740992.0;
+}
+
+static double normal(void)
+{
+    double u = uniform(), v = uniform();
+    return sqrt(-2.0 * log(u + 1e-300)) * cos(6.283185307179586 * v);
+}
+
+/* Like a cache's statistics: 4 n rows of floats, correlated channels, spectrum over some eight
+ * decades. x [n][n] is the last n of them, gram [n][n] is of all. */
+static void fill(double *x, double *gram, size_t n)
+{
+    static float row[1024];
+    size_t j, t;
+    memset(gram, 0, n * n * sizeof(double));
+    for (t = 0; t < 4 * n; t++) {
+        double h = 0;
+        for (j = 0; j < n; j++) {
+            h = 0.9 * h + normal() * exp(-6.0 * (double)j / (double)n);
+            row[j] = (float)h;
+            x[t % n * n + j] = (double)row[j];
+        }
+        skvi_syrk_add(gram, n, row, 1, n);
+    }
+    for (t = 0; t < n; t++)
+        for (j = 0; j < t; j++) gram[t * n + j] = gram[j * n + t];
+}
+
+/* ---- errors ---- */
+
+static double off_orthonormal(const double *v, size_t n)
+{
+    double worst = 0;
+    size_t i, j, t;
+    for (i = 0; i < n; i++) {
+        for (j = i; j < n; j++) {
+            double d = i == j ? -1 : 0;
+            for (t = 0; t < n; t++) d += v[i * n + t] * v[j * n + t];
+            if (!(fabs(d) <= worst)) worst = fabs(d);
+        }
+    }
+    return worst;
+}
+
+/* ut, vt: row k (by_row) or column k is the k-th vector. Also tries the transpose of A, which is
+ * what LAPACK saw. */
+static double off_product(const double *a, size_t n, const double *ut, const double *vt, int urow,
+                          int vrow)
+{
+    double worst[2] = { 0, 0 }, top = 0, sum, d;
+    size_t i, j, k;
+    for (k = 0; k < n; k++) top = fabs(values[k]) > top ? fabs(values[k]) : top;
+    for (i = 0; i < n; i++) {
+        for (j = 0; j < n; j++) {
+            for (sum = 0, k = 0; k < n; k++)
+                sum += values[k] * (urow ? ut[k * n + i] : ut[i * n + k]) *
+                       (vrow ? vt[k * n + j] : vt[j * n + k]);
+            d = fabs(sum - a[i * n + j]);
+            if (!(d <= worst[0])) worst[0] = d;
+            d = fabs(sum - a[j * n + i]);
+            if (!(d <= worst[1])) worst[1] = d;
+        }
+    }
+    return (worst[0] < worst[1] ? worst[0] : worst[1]) / top;
+}
+
+static void measure_errors(const method *m, const double *a, size_t n, outcome *o)
+{
+    int svd = m->kind[0] == 's';
+    int rows = strcmp(m->name, "dgesdd") != 0;      /* its V^T has vectors in columns here */
+    double other;
+    o->residual = off_product(a, n, svd ? left : right, right, svd ? rows : 1, 1);
+    o->orthogonality = off_orthonormal(right, n);
+    other = svd ? off_orthonormal(left, n) : 0;
+    if (other > o->orthogonality) o->orthogonality = other;
+}
+
+/* ---- runs ---- */
+
+static int ascending(const void *x, const void *y)
+{
+    double a = *(const double *)x, b = *(const double *)y;
+    return (a > b) - (a < b);
+}
+
+/* All methods alternate; repeats within a run until it lasts 2 ms or so. */
+static int run_size(size_t n, size_t runs, outcome *out)
+{
+    double *x = (double *)malloc(2 * n * n * sizeof(double)), *gram = x + n * n, start;
+    size_t r, m, i, repeat = n <= 64 ? 4 : 1;
+    if (!x) return 1;
+    fill(x, gram, n);
+    for (m = 0; m < METHODS; m++) {                 /* correctness and warm-up first */
+        const double *a = methods[m].kind[0] == 's' ? x : gram;
+        if (methods[m].solve(a, n)) {
+            fprintf(stderr, "bench_fit: %s failed at n = %lu\n", methods[m].name,
+                    (unsigned long)n);
+            free(x);
+            return 1;
+        }
+        measure_errors(&methods[m], a, n, &out[m]);
+        if (!(out[m].residual < 1e-12 && out[m].orthogonality < 1e-12)) {
+            fprintf(stderr, "bench_fit: %s is wrong at n = %lu: residual %.1e, orthogonality "
+                    "%.1e\n", methods[m].name, (unsigned long)n, out[m].residual,
+                    out[m].orthogonality);
+            free(x);
+            return 1;
+        }
+    }
+    for (r = 0; r < runs; r++) {
+        for (m = 0; m < METHODS; m++) {
+            const double *a = methods[m].kind[0] == 's' ? x : gram;
+            start = now_ms();
+            for (i = 0; i < repeat; i++) (void)methods[m].solve(a, n);
+            out[m].ms[r] = (now_ms() - start) / (double)repeat;
+        }
+    }
+    for (m = 0; m < METHODS; m++) qsort(out[m].ms, runs, sizeof(double), ascending);
+    free(x);
+    return 0;
+}
+
+/* ---- output ---- */
+
+/* Where dgemm comes from, resolved to the real file; "none" without LAPACK. */
+static const char *blas_name(char *text, size_t size)
+{
+    snprintf(text, size, "none");
+#ifdef SKV_HAVE_LAPACKE
+    {
+        Dl_info info;
+        void *symbol = dlsym(RTLD_DEFAULT, "dgemm_");
+        char *real = symbol && dladdr(symbol, &info) ? realpath(info.dli_fname, NULL) : NULL;
+        snprintf(text, size, "%s", real ? real : "unknown");
+        free(real);
+    }
+#endif
+    return text;
+}
+
+static void cpu_name(char *text, size_t size)
+{
+    char line[256], *colon;
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    snprintf(text, size, "unknown CPU");
+    while (f && fgets(line, sizeof line, f)) {
+        if (strncmp(line, "model name", 10) || !(colon = strchr(line, ':'))) continue;
+        colon[strcspn(colon, "\n")] = 0;
+        snprintf(text, size, "%s", colon + 2);
+        break;
+    }
+    if (f) fclose(f);
+}
+
+static void print_size(size_t n, size_t runs, const outcome *out)
+{
+    size_t m;
+    for (m = 0; m < METHODS; m++)
+        printf("%5lu  %-9s %10.3f %10.3f   %8.1e %8.1e\n", (unsigned long)n, methods[m].name,
+               out[m].ms[runs / 2], out[m].ms[0], out[m].residual, out[m].orthogonality);
+}
+
+static void json_size(FILE *f, size_t n, size_t runs, const outcome *out, int last)
+{
+    size_t m;
+    for (m = 0; m < METHODS; m++)
+        fprintf(f, "    {\"n\": %lu, \"method\": \"%s\", \"kind\": \"%s\", \"median_ms\": %.4f, "
+                "\"min_ms\": %.4f, \"residual\": %.3e, \"orthogonality\": %.3e}%s\n",
+                (unsigned long)n, methods[m].name, methods[m].kind, out[m].ms[runs / 2],
+                out[m].ms[0], out[m].residual, out[m].orthogonality,
+                last && m + 1 == METHODS ? "" : ",");
+}
+
+#if defined(__clang__)
+#define COMPILER "clang " __clang_version__
+#elif defined(__GNUC__)
+#define COMPILER "gcc " __VERSION__
+#else
+#define COMPILER "unknown compiler"
+#endif
+
+static int report(const char *json, size_t runs, outcome (*out)[METHODS], const size_t *size,
+                  size_t sizes)
+{
+    char cpu[160], blas[512];
+    const char *simd = skvi_la_pick().dot == skvi_la_dot ? "portable" : "avx2";
+    FILE *f = stdout;
+    size_t i;
+    cpu_name(cpu, sizeof cpu);
+    blas_name(blas, sizeof blas);
+    if (!json || strcmp(json, "-")) {
+        printf("%s; %s; kernels %s; BLAS of LAPACK: %s\n", cpu, COMPILER, simd, blas);
+        printf("CPU time in ms, %lu runs\n\n", (unsigned long)runs);
+        printf("    n  method        median    minimum   residual   orthog.\n");
+        for (i = 0; i < sizes; i++) print_size(size[i], runs, out[i]);
+#ifndef SKV_HAVE_LAPACKE
+        printf("\nno comparison: install liblapacke-dev, build with -DSKV_HAVE_LAPACKE and "
+               "-llapacke\n");
+#endif
+    }
+    if (!json) return 0;
+    if (strcmp(json, "-") && !(f = fopen(json, "w"))) {
+        fprintf(stderr, "bench_fit: cannot write %s\n", json);
+        return 1;
+    }
+    fprintf(f, "{\n  \"bench\": \"fit\", \"cpu\": \"%s\", \"compiler\": \"%s\","
+            " \"kernels\": \"%s\", \"blas\": \"%s\", \"runs\": %lu,\n  \"results\": [\n",
+            cpu, COMPILER, simd, blas, (unsigned long)runs);
+    for (i = 0; i < sizes; i++) json_size(f, size[i], runs, out[i], i + 1 == sizes);
+    fprintf(f, "  ]\n}\n");
+    return (f == stdout ? fflush(f) : fclose(f)) ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+    static const size_t size[] = { 64, 128, 256 };
+    enum { SIZES = sizeof size / sizeof *size };
+    static outcome out[SIZES][METHODS];
+    const char *json = NULL;
+    size_t i, runs = 9, most = size[SIZES - 1];
+    double *block;
+    int bad = 0, k;
+    for (k = 1; k < argc; k++) {
+        if (!strcmp(argv[k], "--json") && k + 1 < argc) json = argv[++k];
+        else if (!strcmp(argv[k], "--runs") && k + 1 < argc) runs = strtoul(argv[++k], NULL, 10);
+        else bad = 1;
+    }
+    if (bad || runs < 1 || runs > MAX_RUNS) {
+        fprintf(stderr, "usage: bench_fit [--json FILE] [--runs 1..%d]\n", MAX_RUNS);
+        return 2;
+    }
+    block = (double *)malloc((3 * most * most + most + skv_svd_scratch(most, most)) *
+                             sizeof(double));
+    if (!block) return 1;
+    copy_ = block;
+    left = copy_ + most * most;
+    right = left + most * most;
+    values = right + most * most;
+    scratch = values + most;
+    for (i = 0; i < SIZES && !bad; i++) bad = run_size(size[i], runs, out[i]);
+    if (!bad) bad = report(json, runs, out, size, SIZES);
+    free(block);
+    return bad;
+}
