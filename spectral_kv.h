@@ -803,31 +803,50 @@ typedef struct skvi_kernels {
     void (*expand)(const unsigned char *codes, uint32_t width, float step, float *out);
 } skvi_kernels;
 
+/* c[4][16] += a[4][k] b[k][16]: sixteen lanes of four sums that stay in registers */
+static void skvi_gemm_tile(const float *a, size_t lda, const float *b, size_t ldb, size_t k,
+                           float *c, size_t ldc)
+{
+    float s0[16] = {0}, s1[16] = {0}, s2[16] = {0}, s3[16] = {0};
+    const float *a1 = a + lda, *a2 = a1 + lda, *a3 = a2 + lda;
+    size_t l, x;
+    for (l = 0; l < k; l++, b += ldb)
+        for (x = 0; x < 16; x++) {
+            s0[x] += a[l] * b[x];
+            s1[x] += a1[l] * b[x];
+            s2[x] += a2[l] * b[x];
+            s3[x] += a3[l] * b[x];
+        }
+    for (x = 0; x < 16; x++) {
+        c[x] += s0[x];
+        c[ldc + x] += s1[x];
+        c[2 * ldc + x] += s2[x];
+        c[3 * ldc + x] += s3[x];
+    }
+}
+
+/* Edges: one row at a time. */
+static void skvi_gemm_rows(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
+                           size_t ldb, float *c, size_t ldc)
+{
+    size_t i, j, l;
+    for (i = 0; i < m; i++)
+        for (l = 0; l < k; l++) {
+            const float *SKVI_RESTRICT r = b + l * ldb;
+            float *SKVI_RESTRICT to = c + i * ldc, x = a[i * lda + l];
+            for (j = 0; j < n; j++) to[j] += x * r[j];
+        }
+}
+
 static void skvi_gemm_c(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
                         size_t ldb, float *c, size_t ldc)
 {
-    size_t i, j, l;
-    for (i = 0; i + 4 <= m; i += 4) {
-        float *SKVI_RESTRICT c0 = c + i * ldc, *SKVI_RESTRICT c1 = c0 + ldc;
-        float *SKVI_RESTRICT c2 = c1 + ldc, *SKVI_RESTRICT c3 = c2 + ldc;
-        for (l = 0; l < k; l++) {
-            const float *SKVI_RESTRICT r = b + l * ldb;
-            float a0 = a[i * lda + l], a1 = a[(i + 1) * lda + l];
-            float a2 = a[(i + 2) * lda + l], a3 = a[(i + 3) * lda + l];
-            for (j = 0; j < n; j++) {
-                c0[j] += a0 * r[j];
-                c1[j] += a1 * r[j];
-                c2[j] += a2 * r[j];
-                c3[j] += a3 * r[j];
-            }
-        }
-    }
-    for (; i < m; i++)
-        for (l = 0; l < k; l++) {
-            const float *SKVI_RESTRICT r = b + l * ldb;
-            float *SKVI_RESTRICT c0 = c + i * ldc, a0 = a[i * lda + l];
-            for (j = 0; j < n; j++) c0[j] += a0 * r[j];
-        }
+    size_t i, j, rows = m - m % 4, wide = n - n % 16;
+    for (j = 0; j < wide; j += 16)
+        for (i = 0; i < rows; i += 4)
+            skvi_gemm_tile(a + i * lda, lda, b + j, ldb, k, c + i * ldc + j, ldc);
+    if (wide < n) skvi_gemm_rows(rows, n - wide, k, a, lda, b + wide, ldb, c + wide, ldc);
+    skvi_gemm_rows(m - rows, n, k, a + rows * lda, lda, b, ldb, c + rows * ldc, ldc);
 }
 
 static float skvi_dot_c(const float *a, const float *b, size_t n)
@@ -1746,7 +1765,7 @@ static void skvi_profiler_layout(skvi_arena *a, skv_profiler *p, const skv_model
 /* Work space of skv_profiler_add for one layer and n tokens. */
 #define SKVI_QTILE 16u
 typedef struct skvi_addwork {
-    float *kt, *v, *vt, *gv;        /* [d][n], [n][dv], [dv][n], [n][dv] */
+    float *kt, *v, *gv;             /* K in tiles [n / 64][d][64]; [n][dv] twice */
     float *vgv, *s, *cross;         /* [n], [QTILE][n], [QTILE][n] */
     float *q, *o, *og;              /* [QTILE][d], [QTILE][dv], [QTILE][dv] */
     float *rows;                    /* [64][D]: tokens of a head group side by side */
@@ -1757,9 +1776,8 @@ static void skvi_add_layout(skvi_arena *a, skvi_addwork *w, const skv_layer *s, 
                             uint32_t head_group)
 {
     size_t d = s->head_dim, dv = s->head_dim_v, big = d > dv ? d : dv, f = sizeof(float);
-    w->kt = (float *)skvi_take(a, n, d * f);
+    w->kt = (float *)skvi_take(a, (n + 63) / 64 * 64, d * f);
     w->v = (float *)skvi_take(a, n, dv * f);
-    w->vt = (float *)skvi_take(a, n, dv * f);
     w->gv = (float *)skvi_take(a, n, dv * f);
     w->vgv = (float *)skvi_take(a, n, f);
     w->s = (float *)skvi_take(a, n, SKVI_QTILE * f);
@@ -2015,7 +2033,8 @@ static void skvi_add_tile(const skv_profiler *p, skvi_player *l, skvi_addwork *w
     memset(w->s, 0, m * n * sizeof(float));
     memset(w->o, 0, m * dv * sizeof(float));
     memset(w->og, 0, m * dv * sizeof(float));
-    skvi_sgemm(m, n, d, w->q, d, w->kt, n, w->s, n);
+    for (j = 0; j < n; j += 64)
+        skvi_sgemm(m, n - j < 64 ? n - j : 64, d, w->q, d, w->kt + j * d, 64, w->s + j, n);
     skvi_add_softmax(w->s, slope, m, n, pos, s);
     skvi_sgemm(m, dv, n, w->s, n, w->v, dv, w->o, dv);
     skvi_sgemm(m, dv, dv, w->o, dv, l->wo + h * dv * dv, dv, w->og, dv);
@@ -2057,7 +2076,7 @@ static void skvi_add_kv_head(const skv_profiler *p, skvi_player *l, skvi_addwork
     float row[SKV_MAX_HEAD_DIM];
     for (t = 0; t < n; t++) {
         skvi_load(k, t, kh, row);
-        for (i = 0; i < d; i++) w->kt[i * n + t] = row[i];
+        for (i = 0; i < d; i++) w->kt[(t / 64 * d + i) * 64 + t % 64] = row[i];
         skvi_load(v, t, kh, w->v + t * dv);
     }
     for (h = kh * g; h < (kh + 1) * g; h++) {
@@ -2358,7 +2377,7 @@ SKVDEF skv_result skv_profile_spectrum(const skv_profile *p, uint32_t layer, skv
 static skv_result skvi_fit_stream(const skvi_player *l, skv_kind kind, const skvi_gram *g,
                                   size_t head0, skvi_stream *s, skvi_fitwork *w)
 {
-    size_t D = s->D, d = s->dim, h, i, j, c, x;
+    size_t D = s->D, d = s->dim, h, i, c;
     double top, least;
     skv_result r = SKV_OK, e;
     skvi_covariance(g, l->n_tokens, D, w->c, s->mean);
@@ -2368,34 +2387,29 @@ static skv_result skvi_fit_stream(const skvi_player *l, skv_kind kind, const skv
         if (e < SKV_OK) return e;
         if (e != SKV_OK) r = e;
     }
-    memset(w->t, 0, D * D * sizeof(double));        /* t = R C, then c = t R */
-    for (i = 0; i < D; i++)
-        for (x = 0; x < d; x++)
-            for (j = 0; j < D; j++)
-                w->t[i * D + j] += w->root[i * d + x] * w->c[(i / d * d + x) * D + j];
-    memset(w->c, 0, D * D * sizeof(double));
-    for (i = 0; i < D; i++)
-        for (x = 0; x < D; x++)
-            for (j = 0; j < d; j++)
-                w->c[i * D + x / d * d + j] += w->t[i * D + x] * w->root[x * d + j];
+    for (h = 0; h < s->heads; h++)                  /* t = R C, then c = t R */
+        skvi_gemm(w->t + h * d * D, D, d, D, d, skvi_view_d(w->root + h * d * d, d),
+                  skvi_view_d(w->c + h * d * D, D));
+    for (h = 0; h < s->heads; h++)
+        skvi_gemm(w->c + h * d, D, D, d, d, skvi_view_d(w->t + h * d, D),
+                  skvi_view_d(w->root + h * d * d, d));
     e = skv_eigh(w->c, D, D, w->w, w->vec, 0, NULL);
     if (e < SKV_OK) return e;
     if (e != SKV_OK) r = e;
     top = w->w[0] > 0 ? w->w[0] : 1;
     least = top * 1e-14 > 1e-36 ? top * 1e-14 : 1e-36;
+    for (h = 0; h < s->heads; h++) {                /* t = V R, c = V R^-1 */
+        skvi_gemm(w->t + h * d, D, D, d, d, skvi_view_d(w->vec + h * d, D),
+                  skvi_view_d(w->root + h * d * d, d));
+        skvi_gemm(w->c + h * d, D, D, d, d, skvi_view_d(w->vec + h * d, D),
+                  skvi_view_d(w->inv + h * d * d, d));
+    }
     for (c = 0; c < D; c++) {
         double var = w->w[c] > least ? w->w[c] : least, sd = sqrt(var);
-        const double *v = w->vec + c * D;
         s->var[c] = (float)var;
         for (i = 0; i < D; i++) {
-            const double *root = w->root + i * d, *inv = w->inv + i * d, *vh = v + i / d * d;
-            double en = 0, de = 0;
-            for (x = 0; x < d; x++) {
-                en += vh[x] * root[x];
-                de += vh[x] * inv[x];
-            }
-            s->enc[c * D + i] = (float)(en / sd);
-            s->dec[c * D + i] = (float)(de * sd);
+            s->enc[c * D + i] = (float)(w->t[c * D + i] / sd);
+            s->dec[c * D + i] = (float)(w->c[c * D + i] * sd);
         }
     }
     return r;
@@ -3274,13 +3288,16 @@ static void skvi_encode_pass(const skvi_coder *c, const skvi_stream *s, const sk
 }
 
 /* Moves the worst tokens to exact rows while a row's bits are worth more there than as widths:
-   err > 8 row_bytes lambda. Returns how many were added. */
+   err > 8 row_bytes lambda. Outliers blow up the scales for all, so one round takes only tokens
+   within a factor of 4 of the worst, and the rest is looked at again. Returns how many came. */
 static uint32_t skvi_pick_outliers(const skvi_coder *c, const skvi_plan *plan, size_t D,
                                    size_t local, uint32_t room, const float *err,
                                    unsigned char *use)
 {
     float least = 8.0f * (float)SKVI_ROW_BYTES(D) * plan->lambda;
     uint32_t added = 0, t, worst;
+    for (t = 0; t < SKVI_P; t++)
+        if (use[t] && 0.25f * err[t] > least) least = 0.25f * err[t];
     while (c->n_rows[local] < room) {
         for (t = 0, worst = SKVI_P; t < SKVI_P; t++)
             if (use[t] && err[t] > least && (worst == SKVI_P || err[t] > err[worst])) worst = t;
@@ -3348,9 +3365,9 @@ static void skvi_encode_stream(const skvi_encode_job *j, const skvi_lane *lane, 
                 lane->xt[(h * s->dim + i) * SKVI_P + t] = row[i] - mean[i];
         }
     c->kern->gemm(s->D, SKVI_P, s->D, s->enc, s->D, lane->xt, SKVI_P, lane->u, SKVI_P);
-    for (round = 0; round < 3; round++) {
+    for (round = 0; round < 4; round++) {
         skvi_encode_pass(c, s, plan, lane->u, use, sub, err);
-        if (round == 2 || !skvi_pick_outliers(c, plan, s->D, local, room, err, use)) break;
+        if (round == 3 || !skvi_pick_outliers(c, plan, s->D, local, room, err, use)) break;
     }
     skvi_store_rows(c, s, local, lane->u, err);
     for (t = 0; t < j->n; t++) {
@@ -3466,6 +3483,10 @@ static skv_result skvi_check_page(const skvi_coder *c, uint32_t layer, const uns
     if (page[0] != 1 || !page[1] || page[1] > SKVI_P) return SKV_ERR_FORMAT;
     if (skvi_get32(page + 4) > bytes) return SKV_ERR_TRUNCATED;
     if (skvi_get32(page + 4) < bytes || bytes < c->least[layer]) return SKV_ERR_FORMAT;
+    for (rows = p->first[layer]; rows < p->first[layer + 1]; rows++) {     /* norms, not NaN */
+        const unsigned char *sub = page + c->offset[rows];
+        if (skvi_get16(sub) > 0x7F80u || skvi_get16(sub + 2) > 0x7F80u) return SKV_ERR_FORMAT;
+    }
     rows = skvi_get16(page + 2);
     for (at = page + c->least[layer]; rows; rows--) {
         uint32_t sub;
