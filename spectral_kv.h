@@ -182,6 +182,8 @@ static inline skv_out skv_make_out(void *data, skv_dtype dtype)
     return o;
 }
 static inline skv_out skv_out_f32(float *data) { return skv_make_out(data, SKV_F32); }
+static inline skv_out skv_out_f16(uint16_t *data) { return skv_make_out(data, SKV_F16); }
+static inline skv_out skv_out_bf16(uint16_t *data) { return skv_make_out(data, SKV_BF16); }
 
 /* >>memory ------------------------------------------------------------------------------------
    Both functions or neither (then malloc and free). alloc returns memory aligned for any type, or
@@ -249,7 +251,8 @@ SKVDEF void       skv_profiler_free(skv_profiler *p);
 SKVDEF size_t     skv_profiler_bytes(const skv_profiler *p);    /* memory held, all of it */
 
 /* Output projection of a layer, W_O as [n_out][n_q_heads][head_dim_v] (y = W_O o, PyTorch's
-   o_proj.weight as it lies in memory). Call before that layer's first add, or never. */
+   o_proj.weight as it lies in memory), magnitudes up to 1e4. Call before that layer's first add, or
+   never. */
 SKVDEF skv_result skv_profiler_output(skv_profiler *p, uint32_t layer, const skv_span *w_o,
                                       size_t n_out);
 
@@ -262,6 +265,8 @@ SKVDEF skv_result skv_profiler_add(skv_profiler *p, uint32_t layer, const skv_sp
 SKVDEF skv_result skv_profiler_price(skv_profiler *p, uint32_t layer, double price_k,
                                      double price_v);
 
+/* Adds the sums of another profiler of the same model, head group, sinks, window and W_O: else
+   ERR_MODEL or ERR_SHAPE. p's prices stay. */
 SKVDEF skv_result skv_profiler_merge(skv_profiler *p, const skv_profiler *other);
 
 /* >>profile -----------------------------------------------------------------------------------
@@ -276,7 +281,9 @@ typedef struct skv_target {
     float error;    /* expected squared output error, summed over layers, in units of the prices */
 } skv_target;
 
-/* Needs every layer to have seen at least 64 tokens: else ERR_STATE. May return NOT_CONVERGED. */
+/* Needs every layer to have seen at least 64 tokens, the sinks of each passage not counted: else
+   ERR_STATE. fallback is the profile's own target, or NULL. The profile comes from desc.allocator,
+   else malloc, also when the profiler lives in desc.memory. May return NOT_CONVERGED. */
 SKVDEF skv_result skv_profiler_fit(const skv_profiler *p, const skv_target *fallback,
                                    skv_profile **out);
 SKVDEF void       skv_profile_free(skv_profile *p);
@@ -389,7 +396,8 @@ SKVDEF skv_result skv_append(skv_cache *c, uint32_t layer, const skv_span *k, co
                              size_t n);
 
 /* Forgets a layer's newest tokens so that n_tokens stay (speculative decoding). Only tokens that
-   are still exact can go: else ERR_STATE. */
+   are still exact can go, and in a sliding layer only while the pages that the next query would see
+   are there: else ERR_STATE. The recent window is shorter until it has filled again. */
 SKVDEF skv_result skv_truncate(skv_cache *c, uint32_t layer, size_t n_tokens);
 
 SKVDEF size_t skv_cache_tokens(const skv_cache *c, uint32_t layer);    /* appended so far */
@@ -420,7 +428,8 @@ SKVDEF skv_result skv_reconstruct(skv_cache *c, uint32_t layer, size_t first, si
 typedef struct skv_attn {
     float   *lse;                   /* out [n][n_q_heads]: log of the sum of exp(score) */
     float    score_bound;           /* no score of a token in a page is off by more (before soft
-                                       cap; rounding of floats apart): see >>scores */
+                                       cap; against the key as the window held it, so rounding to
+                                       f16 and of floats apart): see >>scores */
     float    page_mass;             /* largest share of probability that was read from pages */
     uint32_t tokens_exact, tokens_paged;    /* held by the layer */
 } skv_attn;
@@ -1950,9 +1959,9 @@ SKVDEF skv_result skv_profiler_output(skv_profiler *p, uint32_t layer, const skv
     l = &p->player[layer];
     dv = l->shape.head_dim_v;
     if (!n_out) return SKV_ERR_ARG;
-    if (l->n_tokens > 0) return SKV_ERR_STATE;
+    if (l->n_queries > 0) return SKV_ERR_STATE;
     r = skvi_open(&w, w_o, l->shape.n_q_heads, dv);
-    if (r == SKV_OK) r = skvi_check_values(&w, n_out, l->shape.n_q_heads, SKVI_LARGEST);
+    if (r == SKV_OK) r = skvi_check_values(&w, n_out, l->shape.n_q_heads, 1e4f);
     if (r != SKV_OK) return r;
     for (h = 0; h < l->shape.n_q_heads; h++) {
         float *g = l->wo + h * dv * dv;
@@ -2154,8 +2163,18 @@ SKVDEF skv_result skv_profiler_merge(skv_profiler *p, const skv_profiler *other)
     if (p->model.n_layers != other->model.n_layers || p->head_group != other->head_group ||
         p->sinks != other->sinks || p->window != other->window)
         return SKV_ERR_SHAPE;
-    for (i = 0; i < p->model.n_layers; i++)
-        if (!skvi_same_layer(&p->layers[i], &other->layers[i])) return SKV_ERR_SHAPE;
+    if (p->model.fingerprint && other->model.fingerprint &&
+        p->model.fingerprint != other->model.fingerprint)
+        return SKV_ERR_MODEL;
+    for (i = 0; i < p->model.n_layers; i++) {
+        const skv_layer *a = &p->layers[i], *b = &other->layers[i];
+        size_t wo = (size_t)a->n_q_heads * a->head_dim_v * a->head_dim_v * sizeof(float);
+        if (!skvi_same_layer(a, b) || a->sliding_window != b->sliding_window ||
+            skvi_bits(a->scale) != skvi_bits(b->scale) ||
+            skvi_bits(a->softcap) != skvi_bits(b->softcap) ||
+            memcmp(p->player[i].wo, other->player[i].wo, wo))
+            return SKV_ERR_SHAPE;
+    }
     for (i = 0; i < p->model.n_layers; i++) {
         skvi_player *l = &p->player[i];
         const skvi_player *o = &other->player[i];
@@ -2227,6 +2246,7 @@ static void skvi_metric(const skvi_player *l, skv_kind kind, size_t head, double
         }
     }
     share = trace > 0 ? 0.01 * trace / (double)n_kv : plain_trace;
+    if (!(trace > 0) && kind == SKV_V) share *= l->n_queries;   /* each query read one token */
     if (plain_trace > 0)
         for (i = 0; i < d * d; i++) {
             double add = kind == SKV_K ? plain[i] : 0;
@@ -2237,7 +2257,7 @@ static void skvi_metric(const skvi_player *l, skv_kind kind, size_t head, double
     for (i = 0; i < d; i++) own += m[i * d + i];
     if (!(own > 0)) own = (double)d;
     for (i = 0; i < d; i++) m[i * d + i] += 1e-6 * own / (double)d;
-    share = l->price[kind] / (l->n_queries > 0 ? l->n_queries : 1);
+    share = 1 / (l->n_queries > 0 ? l->n_queries : 1);
     for (x = 0; x < d * d; x++) m[x] *= share;
 }
 
@@ -2378,7 +2398,7 @@ static skv_result skvi_fit_stream(const skvi_player *l, skv_kind kind, const skv
                                   size_t head0, skvi_stream *s, skvi_fitwork *w)
 {
     size_t D = s->D, d = s->dim, h, i, c;
-    double top, least;
+    double least, price = l->price[kind];
     skv_result r = SKV_OK, e;
     skvi_covariance(g, l->n_tokens, D, w->c, s->mean);
     for (h = 0; h < s->heads; h++) {
@@ -2396,8 +2416,7 @@ static skv_result skvi_fit_stream(const skvi_player *l, skv_kind kind, const skv
     e = skv_eigh(w->c, D, D, w->w, w->vec, 0, NULL);
     if (e < SKV_OK) return e;
     if (e != SKV_OK) r = e;
-    top = w->w[0] > 0 ? w->w[0] : 1;
-    least = top * 1e-14 > 1e-36 ? top * 1e-14 : 1e-36;
+    least = w->w[0] * 1e-14 > 1e-30 ? w->w[0] * 1e-14 : 1e-30;
     for (h = 0; h < s->heads; h++) {                /* t = V R, c = V R^-1 */
         skvi_gemm(w->t + h * d, D, D, d, d, skvi_view_d(w->vec + h * d, D),
                   skvi_view_d(w->root + h * d * d, d));
@@ -2406,13 +2425,23 @@ static skv_result skvi_fit_stream(const skvi_player *l, skv_kind kind, const skv
     }
     for (c = 0; c < D; c++) {
         double var = w->w[c] > least ? w->w[c] : least, sd = sqrt(var);
-        s->var[c] = (float)var;
+        s->var[c] = (float)(var * price > 1e-36 ? var * price : 1e-36);
         for (i = 0; i < D; i++) {
             s->enc[c * D + i] = (float)(w->t[c * D + i] / sd);
             s->dec[c * D + i] = (float)(w->c[c * D + i] * sd);
         }
     }
     return r;
+}
+
+/* At most one member set, each in its range. */
+static skv_result skvi_check_target(const skv_target *t)
+{
+    int given = (t->bpe != 0) + (t->energy != 0) + (t->error != 0);
+    if (given > 1 || !(t->bpe >= 0 && t->bpe <= 16) || !(t->energy >= 0 && t->energy < 1) ||
+        !(t->error >= 0) || !skvi_is_finite(t->error))
+        return SKV_ERR_ARG;
+    return SKV_OK;
 }
 
 SKVDEF skv_result skv_profiler_fit(const skv_profiler *p, const skv_target *fallback,
@@ -2425,7 +2454,7 @@ SKVDEF skv_result skv_profiler_fit(const skv_profiler *p, const skv_target *fall
     uint32_t i, g;
     int kind;
     skv_result r, worst = SKV_OK;
-    if (!p || !out) return SKV_ERR_ARG;
+    if (!p || !out || (fallback && skvi_check_target(fallback) != SKV_OK)) return SKV_ERR_ARG;
     for (i = 0; i < p->model.n_layers; i++)
         if (p->player[i].n_tokens < SKV_PAGE_TOKENS) return SKV_ERR_STATE;
     r = skvi_profile_new(&f, &p->model, p->head_group, &p->alloc);
@@ -2642,18 +2671,9 @@ static skv_result skvi_plan_make(const skv_profile *p, const skv_target *target,
                                  skvi_plan *plan)
 {
     skv_target t = *target;
-    int given = (t.bpe != 0) + (t.energy != 0) + (t.error != 0);
-    if (!given) {
-        t = p->target;
-        given = (t.bpe != 0) + (t.energy != 0) + (t.error != 0);
-        if (!given) {
-            t.bpe = 4;
-            given = 1;
-        }
-    }
-    if (given != 1 || !(t.bpe >= 0 && t.bpe <= 16) || !(t.energy >= 0 && t.energy < 1) ||
-        !(t.error >= 0) || !skvi_is_finite(t.error))
-        return SKV_ERR_ARG;
+    if (skvi_check_target(&t) != SKV_OK) return SKV_ERR_ARG;
+    if (t.bpe == 0 && t.energy == 0 && t.error == 0) t = p->target;
+    if (t.bpe == 0 && t.energy == 0 && t.error == 0) t.bpe = 4;
     if (t.energy > 0) return skvi_plan_energy(p, t.energy, plan);
     return skvi_plan_search(p, &t, (double)t.bpe * (1 - (double)outliers), plan);
 }
@@ -2794,7 +2814,7 @@ SKVDEF skv_result skv_profile_summary(const skv_profile *p, const skv_target *ta
         skvi_say(&t, ", heads in groups of %u\n", (unsigned)p->head_group);
     else
         skvi_say(&t, ", per head\n");
-    skvi_say(&t, "Calibrated on: %.0f tokens; %u sinks and a window of %u stay exact\n",
+    skvi_say(&t, "Calibrated on: %.0f tokens beyond the sinks; %u sinks, a window of %u exact\n",
              p->n_tokens, (unsigned)p->sinks, (unsigned)p->window);
     skvi_say(&t, "Energy kept: mean=%.4f, min=%.4f\n", o.energy_mean, o.energy_min);
     skvi_say(&t, "Effective rank (95%% energy): median=%u, range=[%u, %u]\n",
@@ -2804,7 +2824,8 @@ SKVDEF skv_result skv_profile_summary(const skv_profile *p, const skv_target *ta
     skvi_say(&t, "Bits per element: %.3f in pages (keys %.2f, values %.2f)\n", o.bpe, o.bpe_k,
              o.bpe_v);
     skvi_say(&t, "Compression: %.2fx against f16, pages only\n", o.ratio);
-    skvi_say(&t, "Expected output error: %.3g (squared, relative, summed over layers)\n", o.error);
+    skvi_say(&t, "Expected output error: %.3g (squared, in units of the prices, all layers)\n",
+             o.error);
     if (bytes) *bytes = t.len + 1;
     return t.len < capacity ? SKV_OK : SKV_ERR_ARG;
 }
@@ -3070,6 +3091,7 @@ static skv_result skvi_blob_build(skv_profile **out, const unsigned char *m, siz
     (void)skvi_get_floats(m + 24, &p->target.bpe, 1, &bad);
     (void)skvi_get_floats(m + 28, &p->target.energy, 1, &bad);
     (void)skvi_get_floats(m + 32, &p->target.error, 1, &bad);
+    bad |= skvi_check_target(&p->target) != SKV_OK;
     r = bad ? SKV_ERR_FORMAT : skvi_blob_streams(spec, p);
     if (r == SKV_OK) *out = p;
     else skv_profile_free(p);
@@ -3231,8 +3253,8 @@ static void skvi_run(const skv_parallel *par, size_t n, void (*task)(void *, siz
     else for (i = 0; i < n; i++) task(arg, i);
 }
 
-/* Scale and codes of one channel: of five scales around the root mean square the best by squared
-   error over the tokens in use. Adds var (u - u^)^2 to err. */
+/* Scale and codes of one channel: of five scales around the root mean square, and on upwards while
+   the error falls, the best by squared error over the tokens in use. Adds var (u - u^)^2 to err. */
 static void skvi_encode_channel(const skvi_coder *c, const float *u, const unsigned char *use,
                                 uint32_t width, float var, unsigned char *scale,
                                 unsigned char *codes, float *err)
@@ -3248,7 +3270,7 @@ static void skvi_encode_channel(const skvi_coder *c, const float *u, const unsig
             count++;
         }
     mid = skvi_nearest_scale(count ? sqrtf(sum / (float)count) : 0);
-    for (s = mid > 2 ? mid - 2 : 0; s <= mid + 2 && s < 256; s++) {
+    for (s = mid > 2 ? mid - 2 : 0; s < 256 && (s <= mid + 2 || best_s + 1 == s); s++) {
         float step = skvi_scale(s), inv = 1 / (step * skvi_unit[width]), e = 0;
         for (t = 0; t < SKVI_P; t++) {
             float diff = u[t] - level[skvi_quantise(cell, u[t] * inv)] * step;
@@ -3838,7 +3860,7 @@ static size_t skvi_pages_reserve(const skv_cache *c)
     for (layer = 0; p && layer < p->model.n_layers; layer++) {
         size_t extra = 0;
         for (i = p->first[layer]; i < p->first[layer + 1]; i++) extra += k->allow[i];
-        bytes += c->max_pages * (skvi_heap_cost(k->least[layer]) + extra);
+        bytes += c->max_pages * (skvi_heap_cost(k->least[layer]) + extra + SKVI_UNIT - 1);
     }
     return bytes;
 }
@@ -3859,7 +3881,7 @@ SKVDEF skv_result skv_cache_size(const skv_cache_desc *desc, size_t *bytes)
         if (r == SKV_OK) *bytes = tmp.bytes;
         return r;
     }
-    if (!d.allocator.alloc) d.allocator = d.profile->alloc;
+    if (!d.allocator.alloc && !d.allocator.free) d.allocator = d.profile->alloc;
     r = skv_cache_init(&c, &d);             /* the plan decides: make one, look, let it go */
     if (r != SKV_OK) return r;
     *bytes = c->bytes + skvi_pages_reserve(c);
@@ -3896,7 +3918,8 @@ SKVDEF skv_result skv_cache_init(skv_cache **out, const skv_cache_desc *desc)
     if (!c->own) {
         unsigned char *first = a.base + c->state_bytes;
         size_t rest = desc->memory_bytes - (size_t)(first - (unsigned char *)desc->memory);
-        if (rest < skvi_pages_reserve(c)) r = r == SKV_OK ? SKV_ERR_MEMORY : r;
+        if (r == SKV_OK && desc->memory_bytes - c->bytes < skvi_pages_reserve(c))
+            r = SKV_ERR_MEMORY;
         skvi_heap_init(&c->heap, first, rest);
         c->pages.user = &c->heap;
         c->pages.alloc = skvi_heap_alloc;
@@ -4031,7 +4054,7 @@ static uint32_t skvi_pages_after(const skv_cache *c, const skvi_clayer *l, size_
 
 /* Makes page number index of a layer. Credits are spent; the caller can put them back. */
 static skv_result skvi_make_page(skv_cache *c, uint32_t layer, skvi_append_source *s,
-                                 uint32_t index)
+                                 uint32_t index, int store)
 {
     skvi_clayer *l = &c->cl[layer];
     const skv_profile *p = c->coder.profile;
@@ -4057,6 +4080,7 @@ static skv_result skvi_make_page(skv_cache *c, uint32_t layer, skvi_append_sourc
     for (i = 0; i < streams; i++)
         l->credit[i] -= (uint32_t)(c->coder.n_rows[i] *
                                    SKVI_ROW_BYTES(p->stream[p->first[layer] + i].D));
+    if (!store) return SKV_OK;              /* out of sight already, but its credit counts */
     l->page[index] = (unsigned char *)c->pages.alloc(c->pages.user, bytes);
     if (!l->page[index]) return SKV_ERR_MEMORY;
     memcpy(l->page[index], c->page_buffer, bytes);
@@ -4106,8 +4130,7 @@ SKVDEF skv_result skv_append(skv_cache *c, uint32_t layer, const skv_span *k, co
     streams = pages > l->n_pages ? skvi_layer_streams(c->coder.profile, layer) : 0;
     if (streams) memcpy(c->saved_credit, l->credit, streams * sizeof(uint32_t));
     for (i = l->n_pages; i < pages; i++) {
-        if (i < visible) continue;
-        r = skvi_make_page(c, layer, &s, i);
+        r = skvi_make_page(c, layer, &s, i, i >= visible);
         if (r == SKV_OK) continue;
         while (i-- > l->n_pages) skvi_page_free(c, &l->page[i]);
         memcpy(l->credit, c->saved_credit, streams * sizeof(uint32_t));
@@ -4136,6 +4159,7 @@ SKVDEF skv_result skv_truncate(skv_cache *c, uint32_t layer, size_t n_tokens)
     if (!c || layer >= c->model.n_layers || n_tokens > c->cl[layer].total) return SKV_ERR_ARG;
     l = &c->cl[layer];
     if (l->n_pages && n_tokens < skvi_ring_first(c, l)) return SKV_ERR_STATE;
+    if (l->dropped > skvi_first_visible(c, layer, (uint32_t)n_tokens)) return SKV_ERR_STATE;
     l->total = (uint32_t)n_tokens;
     return SKV_OK;
 }
@@ -4518,15 +4542,19 @@ static void skvi_attend_run(skvi_attend_job *j)
     a->tokens_exact = c->cl[j->layer].total - c->cl[j->layer].n_pages * SKVI_P;
 }
 
+static int skvi_out_valid(const skv_out *o)
+{
+    return o && o->data &&
+           (o->dtype == SKV_F32 || o->dtype == SKV_F16 || o->dtype == SKV_BF16);
+}
+
 SKVDEF skv_result skv_attend(skv_cache *c, uint32_t layer, const skv_span *q, size_t n,
                              const skv_out *out, skv_attn *attn)
 {
     skvi_attend_job j;
     const skvi_clayer *l;
     skv_result r;
-    if (!c || layer >= c->model.n_layers || !out || !out->data || !n) return SKV_ERR_ARG;
-    if (out->dtype != SKV_F32 && out->dtype != SKV_F16 && out->dtype != SKV_BF16)
-        return SKV_ERR_ARG;
+    if (!c || layer >= c->model.n_layers || !skvi_out_valid(out) || !n) return SKV_ERR_ARG;
     l = &c->cl[layer];
     if (n > l->total) return SKV_ERR_ARG;
     if (l->dropped > skvi_first_visible(c, layer, l->total - (uint32_t)n)) return SKV_ERR_STATE;
@@ -4586,7 +4614,7 @@ SKVDEF skv_result skv_prefill(skv_cache *c, uint32_t layer, const skv_span *q, c
     const skv_layer *l;
     size_t at, m;
     skv_result r;
-    if (!c || layer >= c->model.n_layers || !n || !out || !out->data) return SKV_ERR_ARG;
+    if (!c || layer >= c->model.n_layers || !n || !skvi_out_valid(out)) return SKV_ERR_ARG;
     l = &c->layers[layer];
     if (n > c->max_tokens - c->cl[layer].total) return SKV_ERR_FULL;
     r = skvi_append_views(c, layer, k, v, n, view);
@@ -4615,7 +4643,12 @@ SKVDEF void skv_merge(float *out, float *lse, const float *out2, const float *ls
     size_t r, i;
     for (r = 0; r < rows; r++) {
         float top = lse[r] > lse2[r] ? lse[r] : lse2[r], a, b;
-        if (top == -INFINITY) continue;
+        if (lse2[r] == -INFINITY) continue;             /* nothing there, whatever out2 holds */
+        if (lse[r] == -INFINITY) {
+            memcpy(out + r * dim, out2 + r * dim, dim * sizeof(float));
+            lse[r] = lse2[r];
+            continue;
+        }
         a = expf(lse[r] - top);
         b = expf(lse2[r] - top);
         for (i = 0; i < dim; i++)
