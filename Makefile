@@ -1,0 +1,126 @@
+# spectral_kv: everything is built into build/. `make help` lists the targets.
+# Options: CC, CFLAGS, LDFLAGS, BUILD=dir, WERROR=1, OPENMP= (off), LAPACKE= (off), SKV_MODEL_DIR=dir,
+# TEST_ARGS (see tests/README.md), DEMO_ARGS and QUALITY_ARGS (see tools/quality.py).
+
+BUILD  := build
+PYTHON := python3
+
+# $(call try,compile flags,libraries,headers) gives the flags back when a program builds with them
+try = $(shell printf '$(foreach h,$3,\043include <$h>\n)int main(void){return 0;}\n' | \
+        $(CC) $1 -x c - -o /dev/null $2 2>/dev/null && echo '$1 $2')
+
+ifneq (,$(filter-out check test fuzz nvcc model model-gemma texts clean help,\
+          $(or $(MAKECMDGOALS),all)))   # the others compile nothing here
+CFLAGS  := $(or $(CFLAGS),$(strip $(call try,-O3 -march=native)),-O2)
+OPENMP  := $(or $(OPENMP),$(strip $(call try,-fopenmp,,omp.h)))
+LAPACKE := $(or $(LAPACKE),$(strip $(call try,,-llapacke,lapacke.h)))
+$(if $(OPENMP)$(filter command,$(origin OPENMP)),,\
+  $(info $(CC): no OpenMP, so one thread only (Debian: libomp-dev for clang)))
+endif
+
+WARN     := -std=c99 -pedantic -Wall -Wextra -Wconversion -Wshadow $(if $(WERROR),-Werror)
+CPPFLAGS += -I. -Itests -Iexamples/llm -MMD -MP
+COMPILE   = $(CC) $(CPPFLAGS) $(WARN) $(CFLAGS) $(OPENMP)
+LIBS      = $(OPENMP) -lm
+WITH_LAPACKE = $(if $(LAPACKE),-DSKV_HAVE_LAPACKE)     # tests and benches compare with it
+
+# models: in SKV_MODEL_DIR when they are there, else fetched into build/models; tests see the paths
+model_path = $(firstword $(wildcard $(addsuffix /$1,$(SKV_MODEL_DIR))) build/models/$1)
+SMOLLM2 := $(call model_path,smollm2-135m-instruct-q4_1.gguf)
+GEMMA3  := $(call model_path,gemma3-270m-q4_k_m.gguf)
+ifneq (,$(wildcard $(SMOLLM2)))
+export SKV_MODEL_SMOLLM2 ?= $(abspath $(SMOLLM2))
+endif
+ifneq (,$(wildcard $(GEMMA3)))
+export SKV_MODEL_GEMMA3 ?= $(abspath $(GEMMA3))
+endif
+
+named     = $(patsubst $1/%.c,$(BUILD)/$2%,$(wildcard $1/$3.c))
+ENGINE   := $(filter-out %/main.o,$(patsubst %.c,$(BUILD)/llm/%.o,\
+              $(notdir $(wildcard examples/llm/*.c))))
+TESTS    := $(call named,tests,tests/,test_*)
+FUZZERS  := $(call named,tests,tests/,fuzz_*)
+BENCHES  := $(call named,bench,,bench_*)
+EXAMPLES := $(call named,examples,,[0-9]*)
+SKV_LLM  := $(if $(wildcard examples/llm/main.c),$(BUILD)/skv-llm)
+PASSAGES := $(shell grep -v '^\#' examples/text/calibration.list)
+
+.PHONY: all check test tests demo model model-gemma bench bench-quality texts fuzz fuzzers nvcc \
+        clean help
+.DELETE_ON_ERROR:
+
+all: $(SKV_LLM) $(BENCHES) $(EXAMPLES)      ## everything into build/ (the default)
+
+check:                      ## the fast tests, under a minute
+	@$(PYTHON) tests/run --check $(TEST_ARGS)
+
+test:                       ## all tests: gcc, clang, sanitizers, build matrix, examples, fuzzing
+	@$(PYTHON) tests/run $(TEST_ARGS)
+
+demo: DEMO_ARGS := --tokens 512 --profile build/profiles/demo.skv   # half the text: in a hurry
+demo: $(SKV_LLM) model      ## the same answer with the exact and with the compressed cache
+	@$(PYTHON) tools/demo.py --engine $(SKV_LLM) --model $(SMOLLM2) --text $(PASSAGES) \
+	  $(DEMO_ARGS)
+
+model:                      ## fetch SmolLM2 135M Instruct (98 MB, Apache-2.0) into build/models
+	@$(PYTHON) tools/fetch_model.py smollm2
+
+model-gemma:                ## fetch Gemma 3 270M (253 MB, Gemma terms of use)
+	@$(PYTHON) tools/fetch_model.py gemma3
+
+bench: $(BENCHES)           ## timings, as text and as build/bench/*.json
+	@mkdir -p build/bench
+	@for b in $(BENCHES); do echo "== $$b"; $$b --json build/bench/$${b##*/}.json || exit 1; done
+
+bench-quality: $(SKV_LLM) model texts       ## KL, top-1 and bytes on four kinds of text
+	@$(PYTHON) tools/quality.py --engine $(SKV_LLM) --model $(SMOLLM2) --text $(PASSAGES) \
+	  $(QUALITY_ARGS)
+
+texts:                      ## the texts that bench-quality judges on, into build/texts
+	@$(PYTHON) tools/judge_texts.py
+
+fuzz:                       ## fuzz every reader of bytes, FUZZ_SECONDS (60) each
+	@$(PYTHON) tests/run --group fuzz $(TEST_ARGS)
+
+nvcc:                       ## compile the headers with nvcc
+	@$(PYTHON) tests/build_matrix --only nvcc
+
+clean:                      ## remove build/ but keep the fetched models
+	@for d in build/*; do [ "$$d" = build/models ] || rm -rf "$$d"; done
+
+help:                       ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
+
+# rewritten when the flags change, which rebuilds everything
+FLAGS := $(BUILD)/flags
+$(if $(CFLAGS),$(shell mkdir -p $(BUILD); echo '$(COMPILE) $(LDFLAGS) $(LAPACKE)' >$(FLAGS).new; \
+    cmp -s $(FLAGS).new $(FLAGS) || cp $(FLAGS).new $(FLAGS); rm $(FLAGS).new))
+
+tests: $(TESTS)             # built only; tests/run runs them
+fuzzers: $(FUZZERS)
+
+$(BUILD)/llm/%.o: examples/llm/%.c $(FLAGS)
+	@mkdir -p $(@D)
+	$(COMPILE) -c $< -o $@
+
+$(BUILD)/libllm.a: $(ENGINE)        # an archive, so that a test links only what it uses
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/skv-llm: $(BUILD)/llm/main.o $(BUILD)/libllm.a
+	$(CC) $(CFLAGS) $(LDFLAGS) $^ -o $@ $(LIBS)
+
+$(filter $(BUILD)/tests/test_llm_% $(BUILD)/tests/fuzz_%,$(TESTS) $(FUZZERS)): $(BUILD)/libllm.a
+$(TESTS) $(FUZZERS): $(BUILD)/tests/%: tests/%.c $(FLAGS)
+	@mkdir -p $(@D)
+	$(COMPILE) $(WITH_LAPACKE) -MF $@.d $(LDFLAGS) $(filter %.c %.a,$^) -o $@ $(LAPACKE) $(LIBS)
+
+$(BENCHES): $(BUILD)/%: bench/%.c $(FLAGS)
+	@mkdir -p $(@D)
+	$(COMPILE) $(WITH_LAPACKE) -MF $@.d $(LDFLAGS) $< -o $@ $(LAPACKE) $(LIBS)
+
+$(EXAMPLES): $(BUILD)/%: examples/%.c $(FLAGS)
+	@mkdir -p $(@D)
+	$(COMPILE) -MF $@.d $(LDFLAGS) $< -o $@ $(LIBS)
+
+-include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)
