@@ -83,8 +83,8 @@ static inline float kern_dot(const float *a, const float *b, size_t n)
     return kern_sum(sum);
 }
 
-/* exp(x) with a relative error below 2e-7; 0 below -87, 2^127 above 88; NaN stays NaN. 2^n times the
- * Taylor series of degree 7 on |r| <= ln(2) / 2, and masks for branches, so that loops become
+/* exp(x) with a relative error below 2e-7; 0 below -87, 2^127 above 88; NaN stays NaN. 2^n times
+ * the Taylor series of degree 7 on |r| <= ln(2) / 2, and masks for branches, so that loops become
  * vector code. */
 static inline float kern_exp(float x)
 {

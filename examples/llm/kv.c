@@ -12,6 +12,7 @@
 
 #define KEYS 64                     /* keys per step of the running softmax */
 #define FEW 3                       /* up to here queries are taken one by one */
+#define WORTH_THREADS 32768         /* products of a query and a key element, as in quants.c */
 #define LOWEST -1e30f               /* below every score; finite, so that differences are numbers */
 
 struct llm_kv_exact {
@@ -255,7 +256,8 @@ static int exact_attend(void *self, int layer, const float *q, int n, float *o)
     per = n <= FEW ? 1 : KERN_LANES;
     tiles = (n + per - 1) / per;
 #ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) \
+    if ((double)n * kv->held[layer] * (kv->c.head_dim * kv->c.n_q_heads) >= WORTH_THREADS)
 #endif
     for (i = 0; i < kv->c.n_q_heads * tiles; i++) {
         int head = i / tiles, t = i % tiles * per;

@@ -86,7 +86,7 @@ static void activate(float *gate, const float *up, int n, int width, int gelu)
 {
     int t;
 #ifdef _OPENMP
-#pragma omp parallel for if (n > 4)
+#pragma omp parallel for if (n * (long)width >= 8192)
 #endif
     for (t = 0; t < n; t++) {
         float *g = gate + (size_t)t * (size_t)width;
@@ -178,13 +178,15 @@ static int attention(const llm_model *m, llm_run *r, int l, int n, llm_kv *kv,
     size_t d = (size_t)c->head_dim, embd = (size_t)c->n_embd;
     size_t q_rows = (size_t)n * (size_t)c->n_q_heads, kv_rows = (size_t)n * (size_t)c->n_kv_heads;
     const float *angles = r->angles[llm_layer_window(c, l) > 0];
+    const quant_job qkv[3] = {{L->mat[MAT_Q], L->vec[VEC_Q_BIAS], r->q},
+                              {L->mat[MAT_K], L->vec[VEC_K_BIAS], r->k},
+                              {L->mat[MAT_V], L->vec[VEC_V_BIAS], r->v}};
+    const quant_job out = {L->mat[MAT_O], NULL, r->h};
     int adjacent = m->family == LLM_LLAMA, code;
     quant_input in;
     rms_norm(r->x, L->vec[VEC_ATTN_NORM], c->norm_eps, (size_t)n, embd, r->h);
     quant_pack(&in, r->h, n, embd, r->packed);
-    quant_matmul(L->mat[MAT_Q], L->vec[VEC_Q_BIAS], &in, r->q);
-    quant_matmul(L->mat[MAT_K], L->vec[VEC_K_BIAS], &in, r->k);
-    quant_matmul(L->mat[MAT_V], L->vec[VEC_V_BIAS], &in, r->v);
+    quant_matmul(qkv, 3, &in);
     if (L->vec[VEC_Q_NORM]) rms_norm(r->q, L->vec[VEC_Q_NORM], c->norm_eps, q_rows, d, r->q);
     if (L->vec[VEC_K_NORM]) rms_norm(r->k, L->vec[VEC_K_NORM], c->norm_eps, kv_rows, d, r->k);
     rope(r->q, n, c->n_q_heads, c->head_dim, angles, adjacent);
@@ -193,7 +195,7 @@ static int attention(const llm_model *m, llm_run *r, int l, int n, llm_kv *kv,
     if ((code = kv->append(kv->self, l, r->k, r->v, n)) != 0) return code;
     if ((code = kv->attend(kv->self, l, r->q, n, r->o)) != 0) return code;
     quant_pack(&in, r->o, n, (size_t)c->n_q_heads * d, r->packed);
-    quant_matmul(L->mat[MAT_O], NULL, &in, r->h);
+    quant_matmul(&out, 1, &in);
     if (L->vec[VEC_POST_ATTN_NORM])
         rms_norm(r->h, L->vec[VEC_POST_ATTN_NORM], c->norm_eps, (size_t)n, embd, r->h);
     add(r->x, r->h, (size_t)n * embd);
@@ -204,15 +206,16 @@ static void feed_forward(const llm_model *m, llm_run *r, int l, int n)
 {
     const llm_config *c = &m->c;
     const llm_layer *L = &m->layers[l];
+    const quant_job gate_up[2] = {{L->mat[MAT_GATE], NULL, r->gate}, {L->mat[MAT_UP], NULL, r->up}};
+    const quant_job down = {L->mat[MAT_DOWN], NULL, r->h};
     size_t embd = (size_t)c->n_embd;
     quant_input in;
     rms_norm(r->x, L->vec[VEC_FFN_NORM], c->norm_eps, (size_t)n, embd, r->h);
     quant_pack(&in, r->h, n, embd, r->packed);
-    quant_matmul(L->mat[MAT_GATE], NULL, &in, r->gate);
-    quant_matmul(L->mat[MAT_UP], NULL, &in, r->up);
+    quant_matmul(gate_up, 2, &in);
     activate(r->gate, r->up, n, c->n_ff, m->family == LLM_GEMMA3);
     quant_pack(&in, r->gate, n, (size_t)c->n_ff, r->packed);
-    quant_matmul(L->mat[MAT_DOWN], NULL, &in, r->h);
+    quant_matmul(&down, 1, &in);
     if (L->vec[VEC_POST_FFN_NORM])
         rms_norm(r->h, L->vec[VEC_POST_FFN_NORM], c->norm_eps, (size_t)n, embd, r->h);
     add(r->x, r->h, (size_t)n * embd);
@@ -224,6 +227,7 @@ int llm_forward(const llm_model *m, llm_run *r, const int *tokens, int n, int po
     const llm_config *c = &m->c;
     size_t embd = (size_t)c->n_embd;
     quant_input in;
+    quant_job output;
     int t, l, code;
     if (n < 1 || n > LLM_CHUNK || pos < 0 || pos > INT_MAX - n) return -1;
     if (logits && (n_logits < 0 || n_logits > n)) return -1;
@@ -241,7 +245,10 @@ int llm_forward(const llm_model *m, llm_run *r, const int *tokens, int n, int po
     rms_norm(r->x + (size_t)(n - n_logits) * embd, m->output_norm, c->norm_eps, (size_t)n_logits,
              embd, r->h);
     quant_pack(&in, r->h, n_logits, embd, r->packed);
-    quant_matmul(m->output, NULL, &in, logits);
+    output.w = m->output;
+    output.bias = NULL;
+    output.y = logits;
+    quant_matmul(&output, 1, &in);
     soft_cap(logits, (size_t)n_logits * (size_t)c->n_vocab, c->final_softcap);
     return 0;
 }

@@ -163,6 +163,11 @@ static int load_numbers(loader *ld)
     llm_config *c = &ld->m->c;
     double per_head = c->head_dim;
     int gemma = ld->m->family == LLM_GEMMA3;
+    char key[NAME_BYTES];
+    gguf_kind kind;
+    uint64_t count;
+    if (gguf_get_array(ld->g, key_of(ld, "attention.sliding_window_pattern", key), &kind, &count))
+        return fail(ld, "%s as a list is not supported, only a number.", key);
     if (gemma && c->n_layers == 62) per_head = (double)c->n_embd / c->n_q_heads;    /* 27B */
     ld->m->embed_scale = gemma ? (float)sqrt((double)c->n_embd) : 1.0f;
     if (gemma && (get_size(ld, "attention.sliding_window", 1L << 30, -1, &c->sliding_window) ||

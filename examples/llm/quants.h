@@ -23,7 +23,15 @@ typedef struct quant_input {
 size_t quant_pack_floats(int n, size_t cols);
 void   quant_pack(quant_input *in, const float *x, int n, size_t cols, float *room);
 
-/* y[n][rows] = X[n][cols] W^T (+ bias[rows] unless NULL). W is [ne[1]][ne[0]], ne[0] == cols, with
- * rows of row_bytes. The result does not depend on the number of threads. */
-void quant_matmul(const gguf_tensor *w, const float *bias, const quant_input *in, float *y);
+/* One product y[n][rows] = X[n][cols] W^T (+ bias[rows] unless NULL). W is [ne[1]][ne[0]] with
+ * ne[0] == cols, in rows of row_bytes. */
+typedef struct quant_job {
+    const gguf_tensor *w;
+    const float       *bias;
+    float             *y;
+} quant_job;
+
+/* All products of one X, shared out over the threads together. What comes out does not depend on
+ * the number of threads, nor, with more than three tokens, on which tokens share the chunk. */
+void quant_matmul(const quant_job *jobs, int n_jobs, const quant_input *in);
 #endif

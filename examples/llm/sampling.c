@@ -116,8 +116,8 @@ static void sift_down(const float *logits, int *heap, int n, int at)
     heap[at] = moved;
 }
 
-/* Takes tokens off the heap, likeliest first, until top_k or top_p is reached. Those taken end up at
- * the heap's back, in reverse. Returns how many. O(vocabulary + taken log vocabulary). */
+/* Takes tokens off the heap, likeliest first, until top_k or top_p is reached. Those taken end up
+ * at the heap's back, in reverse. Returns how many. O(vocabulary + taken log vocabulary). */
 static int take_likeliest(llm_sampler *s, const float *logits, int held, double total)
 {
     int i, left = held, taken = 0, most = s->top_k && s->top_k < held ? s->top_k : held;
