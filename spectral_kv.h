@@ -77,7 +77,7 @@
      SKV_STATIC        [off] makes everything static to the including file
      SKV_NO_STDLIB     [off] no malloc: pass an allocator or memory
      SKV_NO_STDIO      [off] no snprintf: skv_profile_summary and skv_profile_text are left out
-     SKV_CBLAS         [off] use cblas_sgemm and cblas_dgemm for calibration's large products
+     SKV_CBLAS         [off] use cblas_sgemm for the large products of calibration
      SKV_NO_SIMD       [off] no AVX2 copies of the eigen-solver's inner loops (gcc, clang, x86-64)
      SPECTRAL_KV_CUDA  [off] also include spectral_kv_cuda.cuh
 
@@ -207,7 +207,7 @@ typedef struct skv_layer {
     uint32_t head_dim;              /* of Q and K */
     uint32_t head_dim_v;            /* of V and the output; 0 = head_dim */
     uint32_t sliding_window;        /* a query at p sees p - sliding_window < j <= p; 0 = all */
-    float    scale;                 /* scores are scale * q.k; 0 = 1 / sqrt(head_dim) */
+    float    scale;                 /* scores are scale * q.k; 0 = 1 / sqrt(head_dim); to 1e6 */
     float    softcap;               /* then softcap * tanh(score / softcap); 0 = none */
 } skv_layer;
 
@@ -748,8 +748,8 @@ static skv_result skvi_fill_layer(skv_layer *l)
         l->head_dim_v < SKV_MIN_HEAD_DIM || l->head_dim_v > SKV_MAX_HEAD_DIM)
         return SKV_ERR_SHAPE;
     if (l->scale == 0) l->scale = 1.0f / sqrtf((float)l->head_dim);
-    if (!skvi_is_finite(l->scale) || !skvi_is_finite(l->softcap) || l->softcap < 0)
-        return SKV_ERR_ARG;
+    if (!(fabsf(l->scale) <= 1e6f) || !(l->softcap >= 0) || !skvi_is_finite(l->softcap))
+        return SKV_ERR_ARG;                 /* with values up to 1e9 every score is finite */
     return SKV_OK;
 }
 
@@ -2088,6 +2088,11 @@ static void skvi_add_kv_head(const skv_profiler *p, skvi_player *l, skvi_addwork
         for (i = 0; i < d; i++) w->kt[(t / 64 * d + i) * 64 + t % 64] = row[i];
         skvi_load(v, t, kh, w->v + t * dv);
     }
+    for (i = 0; i < dv; i++) {              /* only v_j - o_i counts: no mean, no cancellation */
+        double mean = 0;
+        for (t = 0; t < n; t++) mean += (double)w->v[t * dv + i] / (double)n;
+        for (t = 0; t < n; t++) w->v[t * dv + i] -= (float)mean;
+    }
     for (h = kh * g; h < (kh + 1) * g; h++) {
         memset(w->gv, 0, n * dv * sizeof(float));
         skvi_sgemm(n, dv, dv, w->v, dv, l->wo + h * dv * dv, dv, w->gv, dv);
@@ -3088,6 +3093,7 @@ static skv_result skvi_blob_build(skv_profile **out, const unsigned char *m, siz
     p->sinks = skvi_get32(m + 8);
     p->window = skvi_get32(m + 12);
     p->n_tokens = (double)skvi_get64(m + 36);
+    bad |= skvi_get64(m + 36) > (uint64_t)1 << 53;
     (void)skvi_get_floats(m + 24, &p->target.bpe, 1, &bad);
     (void)skvi_get_floats(m + 28, &p->target.energy, 1, &bad);
     (void)skvi_get_floats(m + 32, &p->target.error, 1, &bad);
