@@ -1,6 +1,7 @@
 # spectral_kv: everything is built into build/. `make help` lists the targets.
-# Options: CC, CFLAGS, LDFLAGS, BUILD=dir, WERROR=1, OPENMP= (off), LAPACKE= (off), SKV_MODEL_DIR=dir,
-# TEST_ARGS (see tests/README.md), DEMO_ARGS and QUALITY_ARGS (see tools/quality.py).
+# Options: CC, CFLAGS, LDFLAGS, BUILD=dir, WERROR=1, OPENMP= (off), LAPACKE= (off),
+# TEST_CFLAGS (for tests alone), SKV_MODEL_DIR=dir, TEST_ARGS (tests/README.md), DEMO_ARGS,
+# QUALITY_ARGS (tools/quality.py).
 
 BUILD  := build
 PYTHON := python3
@@ -113,7 +114,8 @@ $(BUILD)/skv-llm: $(BUILD)/llm/main.o $(BUILD)/libllm.a
 $(filter $(BUILD)/tests/test_llm_% $(BUILD)/tests/fuzz_%,$(TESTS) $(FUZZERS)): $(BUILD)/libllm.a
 $(TESTS) $(FUZZERS): $(BUILD)/tests/%: tests/%.c $(FLAGS)
 	@mkdir -p $(@D)
-	$(COMPILE) $(WITH_LAPACKE) -MF $@.d $(LDFLAGS) $(filter %.c %.a,$^) -o $@ $(LAPACKE) $(LIBS)
+	$(COMPILE) $(TEST_CFLAGS) $(WITH_LAPACKE) -MF $@.d $(LDFLAGS) $(filter %.c %.a,$^) -o $@ \
+	  $(LAPACKE) $(LIBS)
 
 $(BENCHES): $(BUILD)/%: bench/%.c $(FLAGS)
 	@mkdir -p $(@D)

@@ -14,19 +14,50 @@
      of the model's output, quantised there with the bits where they matter, and attention runs on
      the codes. It is the codec, the cache and the attention; it is not an engine.
 
-   THE SHORTEST USE                                      (examples/03_generation_loop.c is complete)
+   A COMPLETE PROGRAM              (examples/ has six more, from a quick start to a generation loop)
 
-       skv_cache_desc d = SKV_ZERO;              // zero is a valid description: all defaults
-       d.profile    = profile;                   // skv_profile_load(), or skv_profiler_fit()
-       d.target.bpe = 4.0f;                      // bits per stored element, everything counted
-       d.max_tokens = 4096;
-       skv_cache *cache = NULL;
-       skv_result r = skv_cache_init(&cache, &d);
-       ...                                       // for every layer, for every step:
-       skv_span q = skv_f32(q_rows), k = skv_f32(k_rows), v = skv_f32(v_rows);
-       r = skv_append(cache, layer, &k, &v, n);  // n new tokens, keys after RoPE
-       skv_out o = skv_out_f32(out_rows);
-       r = skv_attend(cache, layer, &q, n, &o, NULL);    // their n queries, causal
+       #define SPECTRAL_KV_IMPLEMENTATION
+       #include "spectral_kv.h"
+       #include <stdio.h>
+
+       enum { T = 512, HEADS = 2, D = 64 };         // tokens, heads of Q and of KV, head_dim
+       static float q[T * HEADS * D], k[T * HEADS * D], v[T * HEADS * D], o[T * HEADS * D];
+
+       int main(void)
+       {
+           skv_span sq = skv_f32(q), sk = skv_f32(k), sv = skv_f32(v);
+           skv_out so = skv_out_f32(o);
+           skv_profiler_desc p = SKV_ZERO;          // zero is a valid description: all defaults
+           skv_cache_desc d = SKV_ZERO;
+           skv_profiler *profiler = NULL;
+           skv_profile *profile = NULL;
+           skv_cache *cache = NULL;
+           skv_usage use = SKV_ZERO;
+           skv_result r;
+           for (unsigned i = 0; i < T * HEADS * D; i++) {       // your model's tensors go here
+               k[i] = (float)(i * 2654435761u >> 22) / 512 - 1;
+               v[i] = (float)(i * 2246822519u >> 22) / 512 - 1;
+               q[i] = (float)(i * 3266489917u >> 22) / 512 - 1;
+           }
+           p.model.n_layers = 1;
+           p.model.layer.n_q_heads = p.model.layer.n_kv_heads = HEADS;
+           p.model.layer.head_dim = D;
+           r = skv_profiler_init(&profiler, &p);                // once per model: calibrate
+           if (r >= SKV_OK) r = skv_profiler_add(profiler, 0, &sq, &sk, &sv, T);
+           if (r >= SKV_OK) r = skv_profiler_fit(profiler, NULL, &profile);
+           d.profile = profile;
+           d.target.bpe = 4.0f;                     // bits per element of the pages, at most
+           d.max_tokens = T;
+           if (r >= SKV_OK) r = skv_cache_init(&cache, &d);     // per sequence
+           if (r >= SKV_OK) r = skv_append(cache, 0, &sk, &sv, T);      // layer 0, T tokens
+           if (r >= SKV_OK) r = skv_attend(cache, 0, &sq, 1, &so, NULL);    // newest query
+           if (r >= SKV_OK) r = skv_cache_usage(cache, &use);
+           printf("%s; %.2f bits per element in pages\n", skv_result_text(r), use.bpe_pages);
+           skv_cache_free(cache);
+           skv_profile_free(profile);
+           skv_profiler_free(profiler);
+           return r < SKV_OK;
+       }
 
    OUTLINE (search for the tag)
      In the API            >>result  >>tensor  >>memory  >>model  >>profiler  >>profile  >>codec

@@ -1,4 +1,4 @@
-/* test.h: the smallest harness that serves. A test is a function; CHECK counts a failure and goes on.
+/* test.h: the smallest harness that serves. A test is a function; CHECK counts a failure, goes on.
  *
  *   TEST(adds) { CHECK(1 + 1 == 2); CHECK_NEAR(x, 2.0, 1e-6); }
  *   int main(int argc, char **argv) { TEST_BEGIN(argc, argv); RUN(adds); return TEST_END(); }
@@ -24,8 +24,8 @@ static struct {
 #define RUN(name) test_run(#name, name)
 #define CHECK(cond) \
     do { if (!(cond)) test_fail(__FILE__, __LINE__, #cond); } while (0)
-#define CHECK_NEAR(a, b, tol) test_near((double)(a), (double)(b), (double)(tol), __FILE__, __LINE__, \
-                                        #a " ~ " #b)
+#define CHECK_NEAR(a, b, tol) \
+    test_near((double)(a), (double)(b), (double)(tol), __FILE__, __LINE__, #a " ~ " #b)
 #define SKIP(why) do { test_.skip_reason = (why); return; } while (0)
 #define TEST_BEGIN(argc, argv) test_begin(argc, argv)
 #define TEST_END() test_end()

@@ -237,8 +237,8 @@ static int set_outputs(const llm_model *m, skv_profiler *profiler, char *err)
     return r == SKV_OK ? 0 : say(err, skv_result_text(r));
 }
 
-/* What an error in a layer's attention output costs: relative to the residual stream after it; where
- * a norm follows attention, through that norm: y -> gain y / rms(y). */
+/* What an error in a layer's attention output costs: relative to the residual stream after it;
+ * where a norm follows attention, through that norm: y -> gain y / rms(y). */
 static int set_prices(passage *p, skv_profiler *profiler, char *err)
 {
     const llm_config *c = p->c;
@@ -335,8 +335,9 @@ int llm_calibrate(skv_profile **out, const gguf *g, const llm_model *m, const ll
     return bad ? -1 : 0;
 }
 
-/* Capture file, little endian: "SKVCAP1\n", u32 layers, tokens, n_q_heads, n_kv_heads, head_dim; per
- * layer u32 its number, then Q [tokens][n_q][head_dim], K and V [tokens][n_kv][head_dim] as f16. */
+/* Capture file, little endian: "SKVCAP1\n", u32 layers, tokens, n_q_heads, n_kv_heads, head_dim;
+ * per layer u32 its number, then Q [tokens][n_q][head_dim], K and V [tokens][n_kv][head_dim], all
+ * f16. */
 static unsigned char *put_u32(unsigned char *p, unsigned v)
 {
     int i;

@@ -18,7 +18,7 @@ typedef struct llm_calibration {
 int llm_calibrate(skv_profile **out, const gguf *g, const llm_model *m, const llm_tokenizer *t,
                   llm_calibration *c, const skv_target *target, char *err);
 
-/* Writes Q, K, V of some layers for the first n tokens of a text as f16 (format: see calibrate.c). */
+/* Writes Q, K, V of some layers for the first n tokens of a text as f16; format: calibrate.c. */
 int llm_capture(const char *path, const llm_model *m, const llm_tokenizer *t, const char *text_file,
                 int n, const int *layers, int n_layers, char *err);
 

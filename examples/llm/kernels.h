@@ -16,7 +16,6 @@
 
 #define KERN_ROWS 4
 #define KERN_LANES 16
-#define KERN_DOT 32                 /* partial sums of a dot product */
 
 /* a * b + c, fused where that is one instruction */
 static inline float kern_fma(float a, float b, float c)
@@ -53,34 +52,27 @@ static inline void kern_tile(const float *const a[KERN_ROWS], size_t step, const
     }
 }
 
-/* sum[i % 32] += a[i] * b[i]; kern_sum adds the partial sums up */
-static inline void kern_dot_add(float *restrict sum, const float *restrict a,
-                                const float *restrict b, size_t n)
-{
-    float s[KERN_DOT];
-    size_t i, j;
-    memcpy(s, sum, sizeof s);
-    for (i = 0; i + KERN_DOT <= n; i += KERN_DOT)
-        for (j = 0; j < KERN_DOT; j++) s[j] = kern_fma(a[i + j], b[i + j], s[j]);
-    for (j = 0; i + j < n; j++) s[j] = kern_fma(a[i + j], b[i + j], s[j]);
-    memcpy(sum, s, sizeof s);
-}
-
-static inline float kern_sum(const float *sum)
-{
-    float s[KERN_DOT / 2];
-    int j, half;
-    for (j = 0; j < KERN_DOT / 2; j++) s[j] = sum[j] + sum[j + KERN_DOT / 2];
-    for (half = KERN_DOT / 4; half > 0; half /= 2)
-        for (j = 0; j < half; j++) s[j] += s[j + half];
-    return s[0];
-}
-
+/* Sum of a[i] * b[i]. Left to themselves compilers keep the partial sums in memory here, so where
+ * there are GNU vectors those say what is meant. */
 static inline float kern_dot(const float *a, const float *b, size_t n)
 {
-    float sum[KERN_DOT] = {0};
-    kern_dot_add(sum, a, b, n);
-    return kern_sum(sum);
+    float sum = 0.0f;
+    size_t i = 0;
+#ifdef __GNUC__
+    typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
+    v8 s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+    for (; i + 32 <= n; i += 32) {
+        const v8 *x = (const v8 *)(a + i), *y = (const v8 *)(b + i);
+        s0 += x[0] * y[0];
+        s1 += x[1] * y[1];
+        s2 += x[2] * y[2];
+        s3 += x[3] * y[3];
+    }
+    s0 = (s0 + s1) + (s2 + s3);
+    sum = ((s0[0] + s0[4]) + (s0[2] + s0[6])) + ((s0[1] + s0[5]) + (s0[3] + s0[7]));
+#endif
+    for (; i < n; i++) sum = kern_fma(a[i], b[i], sum);
+    return sum;
 }
 
 /* exp(x) with a relative error below 2e-7; 0 below -87, 2^127 above 88; NaN stays NaN. 2^n times

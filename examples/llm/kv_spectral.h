@@ -1,5 +1,5 @@
-/* kv_spectral.h: the compressed cache of spectral_kv.h as an llm_kv. What an engine of your own would
- * have to write is about this much. */
+/* kv_spectral.h: the compressed cache of spectral_kv.h as an llm_kv. What an engine of your own
+ * would have to write is about this much. */
 #ifndef LLM_KV_SPECTRAL_H
 #define LLM_KV_SPECTRAL_H
 #include "model.h"

@@ -521,6 +521,7 @@ static int talk_run(talk *t, const options *o, char *err)
     }
     t->seconds = llm_seconds() - t0;
     if (!quiet) putchar('\n');
+    fflush(stdout);
     return 0;
 }
 
@@ -541,8 +542,9 @@ static int talk_report(const talk *t, const options *o)
     if (!o->json) return 0;
     f = json_open(o->json);
     if (!f) return 1;
-    fprintf(f, "{\"mode\": \"%s\", \"prompt_tokens\": %d, \"tokens\": %d, \"prompt_seconds\": %.4f, "
-            "\"tokens_per_second\": %.3f, \"cache_bytes\": %zu, \"bpe\": %.4f, \"ids\": [",
+    fprintf(f, "{\"mode\": \"%s\", \"prompt_tokens\": %d, \"tokens\": %d, "
+            "\"prompt_seconds\": %.4f, \"tokens_per_second\": %.3f, \"cache_bytes\": %zu, "
+            "\"bpe\": %.4f, \"ids\": [",
             o->kv ? o->kv : "exact", t->n_prompt, t->n_out, t->prompt_seconds, speed, bytes, bpe);
     for (i = 0; i < t->n_out; i++) fprintf(f, "%s%d", i ? ", " : "", t->ids[t->n_prompt + i]);
     fprintf(f, "]}\n");

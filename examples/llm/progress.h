@@ -1,4 +1,5 @@
-/* progress.h: a bar on standard error for steps over two seconds; silent when that is no terminal. */
+/* progress.h: a bar on standard error for steps over two seconds; silent where that is no terminal.
+ */
 #ifndef LLM_PROGRESS_H
 #define LLM_PROGRESS_H
 

@@ -315,16 +315,15 @@ static void rows_by_dots(const quant_job *job, const quant_input *in, size_t row
     const gguf_tensor *w = job->w;
     float buf[SEGMENT];
     for (; row < end; row++) {
-        float sum[DOT_TOKENS][KERN_DOT] = {{0}};
+        float sum[DOT_TOKENS] = {0};
         size_t k, t, n = (size_t)in->n;
         for (k = 0; k < in->cols; k += SEGMENT) {
             size_t len = in->cols - k < SEGMENT ? in->cols - k : SEGMENT;
             quant_expand(w->type, segment_at(w, row, k), len, buf);
-            for (t = 0; t < n; t++) kern_dot_add(sum[t], buf, in->x + t * in->cols + k, len);
+            for (t = 0; t < n; t++) sum[t] += kern_dot(buf, in->x + t * in->cols + k, len);
         }
         for (t = 0; t < n; t++)
-            job->y[t * (size_t)w->ne[1] + row] = kern_sum(sum[t]) +
-                                                 (job->bias ? job->bias[row] : 0.0f);
+            job->y[t * (size_t)w->ne[1] + row] = sum[t] + (job->bias ? job->bias[row] : 0.0f);
     }
 }
 
