@@ -1,0 +1,535 @@
+/* test_quant.c: number formats, scalar codebooks, bit packing, page scales, small kernels and the
+ * heap, each against an independent formula or model. Private functions are called directly. */
+#define SPECTRAL_KV_IMPLEMENTATION
+#include "spectral_kv.h"
+#include "test.h"
+
+#define TOKENS SKV_PAGE_TOKENS
+
+/* --- f16 and bf16 ----------------------------------------------------------------------------- */
+
+/* A binary format of 16 bits with `bits` of mantissa and exponent bias `bias`. */
+static double half_value(unsigned h, int bits, int bias)
+{
+    int e = (int)((h & 0x7FFFu) >> bits), m = (int)(h & ((1u << bits) - 1));
+    double x = e ? ldexp((1 << bits) + m, e - bias - bits) : ldexp(m, 1 - bias - bits);
+    return h & 0x8000u ? -x : x;
+}
+
+static int is_half_finite(unsigned h, int bits) { return (h & 0x7FFFu) >> bits != 0x7FFFu >> bits; }
+
+/* Nearest pattern of a finite x, ties to even, by search: independent of any bit trick. */
+static unsigned half_nearest(double x, int bits, int bias)
+{
+    unsigned lo = 0, hi = (0x7FFFu >> bits) << bits, sign = signbit(x) ? 0x8000u : 0;
+    double a = fabs(x), low, high;
+    while (hi - lo > 1) {               /* value(lo) <= a < value(hi), hi = infinity at first */
+        unsigned mid = (lo + hi) / 2;
+        if (half_value(mid, bits, bias) <= a) lo = mid;
+        else hi = mid;
+    }
+    low = a - half_value(lo, bits, bias);
+    high = half_value(hi, bits, bias) - a;      /* one past the largest counts as its successor */
+    return sign | (low < high || (low == high && !(lo & 1)) ? lo : hi);
+}
+
+static float value16(unsigned h, int bf)
+{
+    return bf ? skvi_from_bf16((uint16_t)h) : skvi_from_f16((uint16_t)h);
+}
+static unsigned code16(float x, int bf) { return bf ? skvi_to_bf16(x) : skvi_to_f16(x); }
+
+static void check_all_patterns(int bf, int bits, int bias)
+{
+    unsigned h;
+    for (h = 0; h < 65536; h++) {
+        float f = value16(h, bf);
+        if (is_half_finite(h, bits)) {
+            CHECK((double)f == half_value(h, bits, bias) && !signbit(f) == !(h & 0x8000u));
+            CHECK(code16(f, bf) == h);
+        } else if (h & ((1u << bits) - 1)) {
+            CHECK(isnan(f) && isnan(value16(code16(f, bf), bf)));
+        } else {
+            CHECK(isinf(f) && !signbit(f) == !(h & 0x8000u) && code16(f, bf) == h);
+        }
+    }
+}
+
+/* Between two neighbours: the middle goes to the even one, a float beside it to the nearer one. */
+static void check_ties(int bf, int bits, int bias)
+{
+    unsigned h, top = (0x7FFFu >> bits) << bits;
+    for (h = 0; h < top; h++) {
+        double mid = 0.5 * (half_value(h, bits, bias) + half_value(h + 1, bits, bias));
+        float f = (float)mid;
+        int s;
+        if ((double)f != mid) continue;         /* the last of bf16 is not a float */
+        for (s = 0; s < 2; s++) {
+            unsigned sign = s ? 0x8000u : 0;
+            float x = s ? -f : f, away = s ? -INFINITY : INFINITY;
+            CHECK(code16(x, bf) == (sign | (h & 1 ? h + 1 : h)));
+            CHECK(code16(nextafterf(x, 0), bf) == (sign | h));
+            CHECK(code16(nextafterf(x, away), bf) == (sign | (h + 1)));
+        }
+    }
+}
+
+static void check_random_floats(int bf, int bits, int bias)
+{
+    int i;
+    for (i = 0; i < 100000; i++) {
+        float x = skvi_float((uint32_t)test_u64());
+        if (!skvi_is_finite(x)) continue;
+        if (!bf && i % 2) x = skvi_float(0x36000000u + (uint32_t)(test_u64() % 0x12000000u));
+        CHECK(code16(x, bf) == half_nearest((double)x, bits, bias));
+    }
+}
+
+TEST(f16_is_ieee)
+{
+    check_all_patterns(0, 10, 15);
+    check_ties(0, 10, 15);
+    check_random_floats(0, 10, 15);
+    CHECK(skvi_to_f16(65519.996f) == 0x7BFF && skvi_to_f16(65520.0f) == 0x7C00);
+    CHECK(skvi_to_f16(-1e30f) == 0xFC00 && skvi_to_f16(-0.0f) == 0x8000);
+    CHECK(skvi_to_f16(1e-30f) == 0 && skvi_to_f16(2.9802322e-8f) == 0);      /* 2^-25: tie to 0 */
+    CHECK(skvi_to_f16(2.9802326e-8f) == 1);
+}
+
+TEST(bf16_is_rounded_float)
+{
+    unsigned i;
+    check_all_patterns(1, 7, 127);
+    check_ties(1, 7, 127);
+    check_random_floats(1, 7, 127);
+    CHECK(isinf(value16(code16(FLT_MAX, 1), 1)));
+    for (i = 0; i < 100000; i++) {          /* upwards: not below x, and the one before is below */
+        float x = skvi_float((uint32_t)test_u64() & 0x7FFFFFFFu);
+        uint16_t up;
+        if (!skvi_is_finite(x)) continue;
+        up = skvi_to_bf16_up(x);
+        CHECK(skvi_from_bf16(up) >= x);
+        CHECK(up == 0 || skvi_from_bf16((uint16_t)(up - 1)) < x);
+    }
+    CHECK(skvi_to_bf16_up(0) == 0 && skvi_to_bf16_up(1) == 0x3F80);
+}
+
+TEST(integers_are_little_endian)
+{
+    unsigned char b[16];
+    memset(b, 0xEE, sizeof b);
+    skvi_put64(b + 1, 0x0123456789ABCDEFu);
+    CHECK(b[0] == 0xEE && b[1] == 0xEF && b[2] == 0xCD && b[8] == 0x01 && b[9] == 0xEE);
+    CHECK(skvi_get64(b + 1) == 0x0123456789ABCDEFu && skvi_get32(b + 1) == 0x89ABCDEFu);
+    CHECK(skvi_get16(b + 1) == 0xCDEF);
+    skvi_put16(b + 3, 0xBEEFu);
+    CHECK(skvi_get32(b + 1) == 0xBEEFCDEFu);
+    CHECK(skvi_crc32((const unsigned char *)"123456789", 9) == 0xCBF43926u);    /* check value */
+}
+
+/* --- codebooks -------------------------------------------------------------------------------- */
+
+TEST(levels_rise_and_mirror)
+{
+    uint32_t w, c, n;
+    for (w = 1; w <= SKV_MAX_BITS; w++) {
+        n = 1u << w;
+        for (c = 0; c + 1 < n; c++) CHECK(skvi_level(w, c) < skvi_level(w, c + 1));
+        for (c = w == 8; c < n; c++)    /* width 8 has a zero: code c mirrors 256 - c */
+            CHECK(skvi_level(w, c) == -skvi_level(w, w == 8 ? n - c : n - 1 - c));
+        CHECK(skvi_level(w, 0) >= -128 && skvi_level(w, n - 1) <= 127);
+        CHECK(w == 8 || skvi_level(w, n / 2) > 0);
+    }
+}
+
+/* Smallest distance from y to any level. */
+static double nearest_distance(uint32_t w, double y)
+{
+    double best = 1e300;
+    uint32_t c;
+    for (c = 0; c < 1u << w; c++) {
+        double e = fabs(y - skvi_level(w, c));
+        best = e < best ? e : best;
+    }
+    return best;
+}
+
+TEST(quantise_is_nearest)
+{
+    unsigned char cell[512];
+    volatile float not_a_number = NAN;          /* not folded by the compiler */
+    uint32_t w;
+    int i;
+    for (w = 1; w <= SKV_MAX_BITS; w++) {
+        skvi_cells(w, cell);
+        for (i = -140 * 16; i <= 140 * 16; i++) {       /* 2 y + 256 is exact on this grid */
+            float y = (float)i / 16;
+            uint32_t c = skvi_quantise(cell, y);
+            CHECK(c < 1u << w && fabs((double)y - skvi_level(w, c)) ==
+                  nearest_distance(w, (double)y));
+        }
+        for (i = 0; i < 2000; i++) {
+            float y = (float)(280 * test_uniform() - 140);
+            uint32_t c = skvi_quantise(cell, y);
+            CHECK(fabs((double)y - skvi_level(w, c)) <= nearest_distance(w, (double)y) + 4e-5);
+        }
+        CHECK(skvi_quantise(cell, INFINITY) == (1u << w) - 1 && skvi_quantise(cell, 1e30f) ==
+              (1u << w) - 1);
+        CHECK(skvi_quantise(cell, -INFINITY) == 0 && skvi_quantise(cell, -1e30f) == 0);
+        CHECK(skvi_quantise(cell, not_a_number) < 1u << w);  /* inf - inf */
+    }
+}
+
+/* Mean squared error on a unit normal by the midpoint rule over [-9, 9]. */
+static double normal_distortion(uint32_t w, double unit)
+{
+    unsigned char cell[512];
+    double sum = 0, step = 1e-3, x;
+    skvi_cells(w, cell);
+    for (x = -9 + step / 2; x < 9; x += step) {
+        double e = x - unit * skvi_level(w, skvi_quantise(cell, (float)(x / unit)));
+        sum += e * e * exp(-0.5 * x * x);
+    }
+    return sum * step / sqrt(6.283185307179586);
+}
+
+TEST(distortion_is_as_tabled)
+{
+    /* Lloyd-Max, J. Max 1960, table I (widths 1 to 5); 6: the same iteration */
+    static const double best[7] = {0, 0.3634, 0.1175, 0.03454, 0.009497, 0.002499, 0.000641};
+    uint32_t w;
+    CHECK(skvi_distortion[0] == 1.0f);
+    for (w = 1; w <= SKV_MAX_BITS; w++) {
+        double u = (double)skvi_unit[w], d = normal_distortion(w, u);
+        CHECK_NEAR(d, skvi_distortion[w], 0.01 * d);
+        CHECK(skvi_distortion[w] < skvi_distortion[w - 1]);
+        CHECK(w == 1 || skvi_distortion[w - 1] - skvi_distortion[w] <      /* gains fall */
+              skvi_distortion[w - 2] - skvi_distortion[w - 1]);
+        if (w <= 6) CHECK(d >= best[w] * 0.999 && d < best[w] * 1.04);
+        CHECK(normal_distortion(w, u * 1.05) > d * 0.999 &&     /* the unit is about the best */
+              normal_distortion(w, u * 0.95) > d * 0.999);
+    }
+}
+
+TEST(codes_pack_and_expand)
+{
+    unsigned char codes[TOKENS], packed[TOKENS + 2];
+    float out[TOKENS];
+    uint32_t w, t, b;
+    int round;
+    for (w = 1; w <= SKV_MAX_BITS; w++)
+        for (round = 0; round < 8; round++) {
+            for (t = 0; t < TOKENS; t++)
+                codes[t] = (unsigned char)(test_u64() & ((1u << w) - 1));
+            memset(packed, 0xC3, sizeof packed);
+            skvi_pack(codes, w, packed);
+            CHECK(packed[8 * w] == 0xC3);                       /* 8 w bytes, no more */
+            for (t = 0; t < TOKENS; t++)                        /* bit b of code t: t w + b */
+                for (b = 0; b < w; b++) {
+                    uint32_t at = t * w + b;
+                    CHECK((packed[at / 8] >> (at % 8) & 1) == (codes[t] >> b & 1));
+                }
+            skvi_expand_c(packed, w, 0.37f, out);
+            for (t = 0; t < TOKENS; t++)
+                CHECK(out[t] == (float)skvi_level(w, codes[t]) * 0.37f);
+        }
+}
+
+/* --- scales ----------------------------------------------------------------------------------- */
+
+TEST(scales_are_a_minifloat)
+{
+    uint32_t s;
+    for (s = 0; s < 256; s++) {
+        double want = ldexp(1 + (s & 7) / 8.0, (int)(s >> 3) - 16);
+        CHECK((double)skvi_scale(s) == want);
+        CHECK(skvi_nearest_scale(skvi_scale(s)) == s);
+        if (s < 255) {
+            float mid = 0.5f * (skvi_scale(s) + skvi_scale(s + 1));
+            CHECK(skvi_scale(s) < skvi_scale(s + 1));
+            CHECK(skvi_nearest_scale(nextafterf(mid, 0)) == s);
+            CHECK(skvi_nearest_scale(nextafterf(mid, 1e30f)) == s + 1);
+        }
+    }
+    CHECK(skvi_nearest_scale(0) == 0 && skvi_nearest_scale(1e-38f) == 0);
+    CHECK(skvi_nearest_scale(-3) == 0 && skvi_nearest_scale(NAN) == 0);
+    CHECK(skvi_nearest_scale(1e30f) == 255 && skvi_nearest_scale(INFINITY) == 255);
+}
+
+typedef struct channel {
+    float u[TOKENS], err[TOKENS];
+    unsigned char use[TOKENS], scale, codes[TOKENS];
+} channel;
+
+/* Decodes what skvi_encode_channel wrote; returns the squared error over the tokens in use. */
+static double channel_error(const channel *c, uint32_t w, float *out)
+{
+    double e = 0;
+    int t;
+    skvi_expand_c(c->codes, w, skvi_unit[w] * skvi_scale(c->scale), out);
+    for (t = 0; t < TOKENS; t++)
+        if (c->use[t]) e += ((double)c->u[t] - (double)out[t]) * ((double)c->u[t] - (double)out[t]);
+    return e;
+}
+
+/* Error with one given scale, codes nearest. */
+static double scale_error(const channel *c, uint32_t w, uint32_t s)
+{
+    double step = (double)skvi_scale(s) * (double)skvi_unit[w], e = 0;
+    int t;
+    for (t = 0; t < TOKENS; t++)
+        if (c->use[t]) {
+            double d = nearest_distance(w, (double)c->u[t] / step) * step;
+            e += d * d;
+        }
+    return e;
+}
+
+static void encode_channel(channel *c, uint32_t w, float var)
+{
+    static unsigned char cells[(SKV_MAX_BITS + 1) * 512];
+    skvi_coder k;
+    memset(&k, 0, sizeof k);
+    for (uint32_t i = 1; i <= SKV_MAX_BITS; i++) skvi_cells(i, cells + i * 512);
+    k.cells = cells;
+    memset(c->err, 0, sizeof c->err);
+    skvi_encode_channel(&k, c->u, c->use, w, var, &c->scale, c->codes, c->err);
+}
+
+TEST(channel_takes_the_best_scale)
+{
+    channel c;
+    float out[TOKENS];
+    uint32_t w, s, mid, best_s = 0;
+    int t, round;
+    for (w = 1; w <= SKV_MAX_BITS; w++)
+        for (round = 0; round < 6; round++) {
+            double size = pow(10, 4 * test_uniform() - 2), sum = 0, best = 1e300, e;
+            int count = 0;
+            for (t = 0; t < TOKENS; t++) {
+                c.u[t] = (float)(size * test_normal());
+                c.use[t] = round < 3 || test_uniform() < 0.7;
+                if (round == 1 && t % 30 == 0) c.u[t] *= 7;         /* heavy tail */
+                if (!c.use[t] && round == 5) c.u[t] *= 1000;        /* must not matter */
+                sum += c.use[t] ? (double)c.u[t] * (double)c.u[t] : 0;
+                count += c.use[t];
+            }
+            encode_channel(&c, w, 3.0f);
+            e = channel_error(&c, w, out);
+            mid = skvi_nearest_scale((float)sqrt(sum / count));
+            for (s = mid - 2; s <= mid + 2 || best_s + 1 == s; s++) {
+                double es = scale_error(&c, w, s);
+                if (es < best) best_s = s;
+                best = es < best ? es : best;
+            }
+            CHECK_NEAR(e, best, 1e-4 * best);
+            for (s = mid; s < 256 && w >= 6; s++) CHECK(e < 1.1 * scale_error(&c, w, s));
+            for (t = 0; t < TOKENS; t++) {
+                double d = (double)c.u[t] - (double)out[t];
+                CHECK_NEAR(c.err[t], 3 * d * d, 1e-3 * (3 * d * d) + 1e-9 * size * size);
+            }
+        }
+}
+
+TEST(channel_extremes)
+{
+    channel c;
+    float out[TOKENS];
+    uint32_t w;
+    int t;
+    for (w = 1; w <= SKV_MAX_BITS; w++) {
+        memset(&c, 0, sizeof c);
+        memset(c.use, 1, sizeof c.use);
+        encode_channel(&c, w, 1.0f);                        /* nothing: the smallest scale */
+        CHECK(c.scale <= 2);
+        CHECK(channel_error(&c, w, out) <= TOKENS * 1e-9);
+        for (t = 0; t < TOKENS; t++) c.u[t] = t % 2 ? 1e30f : -1e30f;
+        encode_channel(&c, w, 1.0f);                        /* far beyond the largest */
+        CHECK(c.scale >= 253);
+        (void)channel_error(&c, w, out);
+        for (t = 0; t < TOKENS; t++)
+            CHECK(skvi_is_finite(out[t]) && (out[t] > 0) == (c.u[t] > 0) && c.err[t] > 1e30f);
+        for (t = 0; t < TOKENS; t++) c.u[t] = 1e-30f;       /* far below the smallest */
+        encode_channel(&c, w, 1.0f);
+        CHECK(c.scale <= 2);
+        memset(c.use, 0, sizeof c.use);                     /* no token in use */
+        for (t = 0; t < TOKENS; t++) c.u[t] = 5;
+        encode_channel(&c, w, 1.0f);
+        CHECK(c.scale <= 2);
+        memset(c.use, 1, sizeof c.use);                     /* one scale for all: no error at all */
+        for (t = 0; t < TOKENS; t++)
+            c.u[t] = (float)skvi_level(w, (uint32_t)t & ((1u << w) - 1)) * skvi_unit[w] * 2.25f;
+        encode_channel(&c, w, 1.0f);
+        if (w > 1) CHECK(channel_error(&c, w, out) <= 1e-9 || c.scale != skvi_nearest_scale(2.25f));
+    }
+}
+
+/* --- kernels ---------------------------------------------------------------------------------- */
+
+TEST(small_kernels)
+{
+    static const size_t shape[][3] = {{1, 1, 1}, {4, 64, 16}, {5, 17, 33}, {7, 3, 65},
+                                      {16, 64, 80}};
+    static float a[16 * 90], b[90 * 70], c[16 * 70];
+    size_t i, j, l, x;
+    for (x = 0; x < sizeof shape / sizeof shape[0]; x++) {
+        size_t m = shape[x][0], n = shape[x][1], k = shape[x][2], lda = k + 3, ldb = n + 2;
+        for (i = 0; i < 16 * 90; i++) a[i] = (float)test_normal();
+        for (i = 0; i < 90 * 70; i++) b[i] = (float)test_normal();
+        for (i = 0; i < 16 * 70; i++) c[i] = 0.5f;
+        skvi_kernels_c.gemm(m, n, k, a, lda, b, ldb, c, 70);
+        for (i = 0; i < 16; i++)
+            for (j = 0; j < 70; j++) {
+                double want = 0.5;
+                for (l = 0; l < k && i < m && j < n; l++)
+                    want += (double)a[i * lda + l] * (double)b[l * ldb + j];
+                CHECK_NEAR(c[i * 70 + j], want, 1e-4);
+            }
+        for (l = 0; l <= k; l++) {
+            double want = 0;
+            for (i = 0; i < l; i++) want += (double)a[i] * (double)b[i];
+            CHECK_NEAR(skvi_kernels_c.dot(a, b, l), want, 1e-4);
+        }
+    }
+}
+
+TEST(arena_counts_and_refuses_overflow)
+{
+    static unsigned char memory[1024];
+    skvi_arena a = {NULL, 0, 0}, b = {NULL, 0, 0};
+    unsigned char *p, *q;
+    CHECK(skvi_take(&a, 3, 5) == NULL && a.used == 15);
+    CHECK(skvi_take(&a, 1, 1) == NULL && a.used == SKVI_ALIGN + 1 && !a.overflow);
+    b.base = skvi_align_up(memory);
+    CHECK(b.base >= memory && b.base < memory + SKVI_ALIGN && (uintptr_t)b.base % SKVI_ALIGN == 0);
+    p = (unsigned char *)skvi_take(&b, 3, 5);
+    q = (unsigned char *)skvi_take(&b, 1, 1);
+    CHECK(p == b.base && q == p + SKVI_ALIGN && b.used == a.used);
+    CHECK(!skvi_take(&a, (size_t)-1 / 2, 3) && a.overflow);
+    a.overflow = 0;
+    CHECK(!skvi_take(&a, (size_t)-1, 1) && a.overflow);
+    b.overflow = 0;
+    b.used = (size_t)-8;
+    CHECK(!skvi_take(&b, 1, 1) && b.overflow);
+}
+
+/* --- heap ------------------------------------------------------------------------------------- */
+#define HEAP_BYTES 8192
+#define HEAP_BLOCKS 200
+
+typedef struct heap_block {
+    unsigned char *p;
+    size_t n;
+    unsigned char mark;
+} heap_block;
+
+static int heap_intact(const heap_block *b)
+{
+    size_t i;
+    for (i = 0; i < b->n; i++)
+        if (b->p[i] != b->mark) return 0;
+    return 1;
+}
+
+static void heap_new(skvi_heap *h, unsigned char *memory, heap_block *b, size_t n)
+{
+    b->n = n;
+    b->p = (unsigned char *)skvi_heap_alloc(h, n);
+    if (!b->p) return;
+    b->mark = (unsigned char)test_u64();
+    CHECK((uintptr_t)b->p % 16 == 0 && b->p >= memory && b->p + n <= memory + HEAP_BYTES);
+    memset(b->p, b->mark, n);
+}
+
+/* Largest gap that a first fit must find: bytes between blocks, from the model. */
+static size_t heap_gap(const heap_block *b, const unsigned char *memory)
+{
+    size_t at = 0, gap = 0, i, next, cost;
+    do {
+        for (next = HEAP_BYTES, cost = 0, i = 0; i < HEAP_BLOCKS; i++)
+            if (b[i].p && (size_t)(b[i].p - memory) - SKVI_UNIT >= at &&
+                (size_t)(b[i].p - memory) - SKVI_UNIT < next) {
+                next = (size_t)(b[i].p - memory) - SKVI_UNIT;
+                cost = skvi_heap_cost(b[i].n);
+            }
+        gap = next - at > gap ? next - at : gap;
+        at = next + cost;
+    } while (cost);
+    return gap;
+}
+
+TEST(heap_against_a_model)
+{
+    static heap_block block[HEAP_BLOCKS];
+    unsigned char *raw = (unsigned char *)malloc(HEAP_BYTES + SKVI_ALIGN), *memory;
+    skvi_heap h;
+    int step, full = 0;
+    size_t i;
+    memory = skvi_align_up(raw);
+    memset(block, 0, sizeof block);
+    skvi_heap_init(&h, memory, HEAP_BYTES);
+    for (step = 0; step < 6000; step++) {
+        heap_block *b = &block[test_u64() % HEAP_BLOCKS];
+        if (b->p) {
+            CHECK(heap_intact(b));                      /* nobody else wrote into it */
+            skvi_heap_free(&h, b->p, b->n);
+            b->p = NULL;
+        } else if (step % 1500 < 1200) {
+            size_t n = 1 + (size_t)(test_u64() % 300), gap = heap_gap(block, memory);
+            heap_new(&h, memory, b, n);
+            CHECK((b->p != NULL) == (gap >= skvi_heap_cost(n)));    /* free neighbours are joined */
+            full += !b->p;
+        }
+    }
+    CHECK(full > 10);
+    for (i = 0; i < HEAP_BLOCKS; i++)
+        if (block[i].p) {
+            CHECK(heap_intact(&block[i]));
+            skvi_heap_free(&h, block[i].p, block[i].n);
+            block[i].p = NULL;
+        }
+    CHECK(!skvi_heap_alloc(&h, HEAP_BYTES - SKVI_UNIT + 1));
+    CHECK(skvi_heap_alloc(&h, HEAP_BYTES - SKVI_UNIT) == memory + SKVI_UNIT);
+    CHECK(!skvi_heap_alloc(&h, 1));
+    free(raw);
+}
+
+TEST(heap_cost_is_exact)
+{
+    static unsigned char raw[4096 + SKVI_ALIGN];
+    unsigned char *memory = skvi_align_up(raw);
+    skvi_heap h;
+    size_t n, i, cost, count;
+    for (n = 1; n < 200; n += 3) {
+        cost = skvi_heap_cost(n);
+        CHECK(cost >= n + sizeof(size_t) && cost < n + 2 * SKVI_UNIT);
+        count = 4096 / cost;
+        skvi_heap_init(&h, memory, count * cost);
+        for (i = 0; i < count; i++) CHECK(skvi_heap_alloc(&h, n) != NULL);
+        CHECK(!skvi_heap_alloc(&h, 1));
+    }
+    skvi_heap_init(&h, memory, SKVI_UNIT - 1);
+    CHECK(!skvi_heap_alloc(&h, 1));
+    skvi_heap_init(&h, memory, 0);
+    CHECK(!skvi_heap_alloc(&h, 1));
+}
+
+int main(int argc, char **argv)
+{
+    TEST_BEGIN(argc, argv);
+    RUN(f16_is_ieee);
+    RUN(bf16_is_rounded_float);
+    RUN(integers_are_little_endian);
+    RUN(levels_rise_and_mirror);
+    RUN(quantise_is_nearest);
+    RUN(distortion_is_as_tabled);
+    RUN(codes_pack_and_expand);
+    RUN(scales_are_a_minifloat);
+    RUN(channel_takes_the_best_scale);
+    RUN(channel_extremes);
+    RUN(small_kernels);
+    RUN(arena_counts_and_refuses_overflow);
+    RUN(heap_against_a_model);
+    RUN(heap_cost_is_exact);
+    return TEST_END();
+}
