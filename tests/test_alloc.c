@@ -140,7 +140,7 @@ static int story_cache(story *s)
     STEP(skv_cache_init(&s->cache, &d));
     for (at = 0; at < TOKENS; at += m) {            /* pieces that make none, one, several pages */
         skv_span q, k = skv_f32(story_data[0].k + at * 32), v = skv_f32(story_data[0].v + at * 32);
-        m = at < 10 ? 10 : at < 200 ? 190 : 13;
+        m = at < 10 ? 10 : at < 300 ? 290 : 10;
         STEP(skv_append(s->cache, 0, &k, &v, m));
         CHECK(skv_cache_tokens(s->cache, 0) == at + m);
         q = skv_f32(story_data[0].q + (at + m - 2) * 64);

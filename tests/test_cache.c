@@ -875,6 +875,17 @@ static void backwards(void *user, size_t n, void (*task)(void *, size_t), void *
     while (n--) task(arg, n);
 }
 
+/* Tasks that run at once have work space of their own. */
+static void check_lanes(const rig *r)
+{
+    const skvi_coder *k = &r->c->coder;
+    size_t bytes = k->max_D * PAGE * 2 * sizeof(float), i;
+    CHECK(k->n_lanes == k->max_groups);
+    for (i = 1; i < k->n_lanes; i++)
+        CHECK((size_t)((unsigned char *)k->lane[i].xt - (unsigned char *)k->lane[i - 1].xt) >=
+              bytes);
+}
+
 TEST(parallel_does_not_change_a_bit)
 {
     size_t i;
@@ -893,6 +904,7 @@ TEST(parallel_does_not_change_a_bit)
         rig_fill(&b, 300, 50);
         CHECK(rig_answer(&a, 20) == rig_answer(&b, 20));
         same_pages(&a, &b);
+        check_lanes(&b);
         CHECK((calls > 0) == (skvi_groups(a.l, p->head_group) > 1));
         skv_cache_free(a.c);
         skv_cache_free(b.c);
@@ -1223,6 +1235,7 @@ TEST(arguments_of_cache_init)
         {4, 2, 16, 0, 0, 0, NAN}};
     skv_cache_desc d = SKV_ZERO, e;
     skv_cache *c = NULL;
+    syn_counter count;
     size_t bytes = 55, i;
     CHECK(skv_cache_init(NULL, &d) == SKV_ERR_ARG && skv_cache_init(&c, NULL) == SKV_ERR_ARG);
     CHECK(skv_cache_size(NULL, &bytes) == SKV_ERR_ARG && skv_cache_size(&d, NULL) == SKV_ERR_ARG);
@@ -1249,7 +1262,10 @@ TEST(arguments_of_cache_init)
     e.target.bpe = -1;
     CHECK(skv_cache_init(&c, &e) == SKV_ERR_ARG && skv_cache_size(&e, &bytes) == SKV_ERR_ARG);
     e.target.bpe = 0.01f;
+    memset(&count, 0, sizeof count);
+    e.allocator = syn_allocator(&count);
     CHECK(skv_cache_init(&c, &e) == SKV_ERR_TARGET && skv_cache_size(&e, &bytes) == SKV_ERR_TARGET);
+    CHECK(count.calls > 0 && count.live_blocks == 0 && count.wrong == 0);
     e = d;
     e.allocator.free = syn_count_free;
     CHECK(skv_cache_init(&c, &e) == SKV_ERR_ARG && skv_cache_size(&e, &bytes) == SKV_ERR_ARG);
@@ -1394,8 +1410,11 @@ TEST(nan_and_infinity_are_refused)
 {
     static const float bad[3] = {NAN, INFINITY, -INFINITY};
     patient *t = patient_new(16);
-    float scores[4 * 250], *at;
+    float scores[4 * 250], *at, lse[160];
+    skv_attn a = SKV_ZERO;
     size_t i, n = 40;
+    a.lse = lse;
+    a.score_bound = a.page_mass = lse[0] = scores[0] = 11;
     for (i = 0; i < n * 64; i += 1 + i % 5) {       /* k and v: n * 32 each */
         float old;
         at = i < n * 32 ? t->x.k + 250 * 32 + i : t->x.v + 250 * 32 + (i - n * 32);
@@ -1411,12 +1430,13 @@ TEST(nan_and_infinity_are_refused)
         at = t->x.q + 250 * 64 + i;
         old = *at;
         *at = bad[i % 3];
-        CHECK(skv_attend(t->r.c, 0, &t->q, n, &t->o, NULL) == SKV_ERR_NOT_FINITE);
+        CHECK(skv_attend(t->r.c, 0, &t->q, n, &t->o, &a) == SKV_ERR_NOT_FINITE);
         CHECK(skv_prefill(t->r.c, 0, &t->q, &t->k, &t->v, n, &t->o) == SKV_ERR_NOT_FINITE);
         if (i < 64) CHECK(skv_scores(t->r.c, 0, &t->q, scores) == SKV_ERR_NOT_FINITE);
         *at = old;
     }
-    CHECK(t->out[0] == 5);
+    CHECK(t->out[0] == 5 && a.score_bound == 11 && a.page_mass == 11 && a.tokens_exact == 0);
+    CHECK(lse[0] == 11 && scores[0] == 11);
     patient_end(t);
 }
 
@@ -1438,6 +1458,36 @@ TEST(values_beyond_f16)
         t->x.v[250 * 32 + 33] = old;
         patient_end(t);
     }
+}
+
+/* Rows that a sliding layer has dropped: ERR_STATE, and the caller's arrays stay. */
+TEST(dropped_rows_are_refused)
+{
+    syn s = {{2, 1, 16, 0, 70, 0, 0}, 107, 1.0f, 2.0f, 0, 1};
+    skv_profile *p = syn_profile_direct(&s, 1, 1);
+    syn_data x = syn_make(&s, 0, 1, 400);
+    skv_cache_desc d = SKV_ZERO;
+    static float k[400 * 16], v[400 * 16];
+    size_t i, first, wrong = 0;
+    rig r;
+    d.profile = p;
+    d.max_tokens = 400;
+    d.window = 20;
+    r = rig_new(cache_new(&d), 0, &x);
+    rig_fill(&r, 400, 1);
+    first = r.c->sinks + (size_t)r.c->cl[0].dropped * PAGE;
+    CHECK(first >= 4 + 3 * PAGE);
+    for (i = 0; i < 400 * 16; i++) k[i] = v[i] = 3;
+    CHECK(skv_reconstruct(r.c, 0, 0, 400, k, v) == SKV_ERR_STATE);
+    CHECK(skv_reconstruct(r.c, 0, 2, 3, k, v) == SKV_ERR_STATE);
+    CHECK(skv_reconstruct(r.c, 0, first - 1, 2, k, v) == SKV_ERR_STATE);
+    for (i = 0; i < 400 * 16; i++) wrong += k[i] != 3 || v[i] != 3;
+    CHECK(wrong == 0);
+    CHECK(skv_reconstruct(r.c, 0, 0, 4, k, v) == SKV_OK);
+    CHECK(skv_reconstruct(r.c, 0, first, 400 - first, k, v) == SKV_OK);
+    skv_cache_free(r.c);
+    skv_profile_free(p);
+    syn_free(&x);
 }
 
 /* --- usage ---------------------------------------------------------------------------------- */
@@ -1564,6 +1614,7 @@ int main(int argc, char **argv)
     RUN(arguments_of_the_rest);
     RUN(nan_and_infinity_are_refused);
     RUN(values_beyond_f16);
+    RUN(dropped_rows_are_refused);
     RUN(usage_adds_up);
     RUN(bits_are_at_most_the_target);
     return TEST_END();

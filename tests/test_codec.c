@@ -537,6 +537,7 @@ TEST(arguments_of_init)
     skv_profile *p = syn_profile_direct(&s, 1, 1);
     skv_codec_desc d = SKV_ZERO, e;
     skv_codec *c = NULL;
+    syn_counter count;
     static const skv_target bad[] = {{-1, 0, 0}, {17, 0, 0}, {NAN, 0, 0}, {INFINITY, 0, 0},
                                      {0, 1, 0}, {0, -0.5f, 0}, {0, NAN, 0}, {0, 0, -1},
                                      {0, 0, NAN}, {0, 0, INFINITY}, {4, 0.9f, 0}, {4, 0, 1}};
@@ -549,11 +550,15 @@ TEST(arguments_of_init)
         d.target = bad[i];
         CHECK(skv_codec_init(&c, &d) == SKV_ERR_ARG && !c);
     }
+    memset(&count, 0, sizeof count);
+    d.allocator = syn_allocator(&count);
     for (i = 0; i < sizeof vain / sizeof vain[0]; i++) {
         d.target = vain[i];
         CHECK(skv_codec_init(&c, &d) == SKV_ERR_TARGET && !c);
     }
+    CHECK(count.calls > 0 && count.live_blocks == 0 && count.wrong == 0);
     memset(&d.target, 0, sizeof d.target);
+    memset(&d.allocator, 0, sizeof d.allocator);
     e = d;
     e.allocator.alloc = syn_count_alloc;            /* half an allocator */
     CHECK(skv_codec_init(&c, &e) == SKV_ERR_ARG && !c);
