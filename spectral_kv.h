@@ -156,7 +156,7 @@ extern "C" {
     X(NOT_CONVERGED,   1, "the sweep limit was reached: results are usable, less exact") \
     X(OK,              0, "ok") \
     X(ERR_ARG,        -1, "bad argument: a NULL, a count of zero or a value out of its range") \
-    X(ERR_SHAPE,      -2, "shapes do not fit: check heads, head_dim, layer number and strides") \
+    X(ERR_SHAPE,      -2, "shapes do not fit: check heads, head_dim and strides") \
     X(ERR_NOT_FINITE, -3, "NaN or infinity in the input: nothing was stored; look upstream") \
     X(ERR_RANGE,      -4, "a value is beyond f16 (65504: set exact_bits to 32) or beyond 1e9") \
     X(ERR_MEMORY,     -5, "out of memory: raise desc.memory_bytes, or free some and call again") \
@@ -166,7 +166,7 @@ extern "C" {
     X(ERR_TRUNCATED,  -9, "the data ends early: read or copy it again, whole") \
     X(ERR_CHECKSUM,  -10, "the data is damaged: a checksum does not match; fetch it again") \
     X(ERR_VERSION,   -11, "written by a newer version: update spectral_kv.h") \
-    X(ERR_MODEL,     -12, "made for another model: shape, name or fingerprint differ") \
+    X(ERR_MODEL,     -12, "made for another model: shape or fingerprint differ") \
     X(ERR_TARGET,    -13, "no plan reaches this target: ask for more bits or less precision")
 
 #define SKVI_RESULT_ENUM(name, value, text) SKV_##name = value,
@@ -198,7 +198,7 @@ static inline skv_span skv_f32(const float *data) { return skv_make_span(data, S
 static inline skv_span skv_f16(const uint16_t *data) { return skv_make_span(data, SKV_F16); }
 static inline skv_span skv_bf16(const uint16_t *data) { return skv_make_span(data, SKV_BF16); }
 
-/* Where results go; same strides. f32 unless said otherwise. */
+/* Where results go; same strides. f16 turns what is beyond 65504 into infinity. */
 typedef struct skv_out {
     void     *data;
     ptrdiff_t token_stride, head_stride;
@@ -352,8 +352,8 @@ typedef struct skv_outlook {
 SKVDEF skv_result skv_profile_outlook(const skv_profile *p, const skv_target *target,
                                       skv_outlook *out);
 #ifndef SKV_NO_STDIO
-/* Several lines of text for a person, zero terminated. Too small a buffer: ERR_ARG, with the needed
-   size in *bytes (may be NULL otherwise). */
+/* Several lines of text for a person, zero terminated. Too small a buffer: ERR_ARG, with what fits
+   in text and the needed size in *bytes (which may be NULL). */
 SKVDEF skv_result skv_profile_summary(const skv_profile *p, const skv_target *target, char *text,
                                       size_t capacity, size_t *bytes);
 #endif
@@ -387,7 +387,8 @@ SKVDEF skv_result skv_codec_page_bytes(const skv_codec *c, uint32_t layer, size_
      row     = u8 sub number % 256, u8 token + 64 (sub number / 256), f16 whitened latent per
                channel: an outlier token, which overrides its codes
    All integers little endian. Width per channel: the plan. scale s means 2^((s>>3)-16) (1+(s&7)/8).
-   Element = codebook[width][code] * scale * sd(channel); see >>quant. */
+   Element = codebook[width][code] * scale * sd(channel); see >>quant. A page by itself has no budget
+   for outliers, at most 8 per sub: a cache keeps to target.bpe, single pages do on average. */
 SKVDEF skv_result skv_encode(skv_codec *c, uint32_t layer, const skv_span *k, const skv_span *v,
                              size_t n, void *page, size_t capacity, size_t *bytes);
 
@@ -3715,6 +3716,7 @@ SKVDEF skv_result skv_decode(skv_codec *c, uint32_t layer, const void *page, siz
 typedef struct skvi_heap {
     unsigned char *base;
     size_t bytes;                   /* multiple of UNIT */
+    size_t low;                     /* every block below is in use: where a search starts */
 } skvi_heap;
 
 static size_t skvi_block_size(const unsigned char *b)
@@ -3729,14 +3731,15 @@ static void skvi_heap_init(skvi_heap *h, unsigned char *base, size_t bytes)
 {
     h->base = base;
     h->bytes = bytes & ~(size_t)(SKVI_UNIT - 1);
+    h->low = 0;
     if (h->bytes) skvi_block_set(base, h->bytes);
 }
 
 static void *skvi_heap_alloc(void *user, size_t bytes)
 {
     skvi_heap *h = (skvi_heap *)user;
-    size_t need = ((bytes + SKVI_UNIT - 1) & ~(size_t)(SKVI_UNIT - 1)) + SKVI_UNIT, at = 0, size;
-    for (at = 0; at < h->bytes; at += size & ~(size_t)1) {
+    size_t need = ((bytes + SKVI_UNIT - 1) & ~(size_t)(SKVI_UNIT - 1)) + SKVI_UNIT, at, size;
+    for (at = h->low; at < h->bytes; at += size & ~(size_t)1) {
         unsigned char *b = h->base + at;
         size = skvi_block_size(b);
         if (size & 1) continue;
@@ -3745,6 +3748,7 @@ static void *skvi_heap_alloc(void *user, size_t bytes)
         if (size >= need) {
             if (size > need) skvi_block_set(b + need, size - need);
             skvi_block_set(b, need | 1);
+            if (at == h->low) h->low += need;
             return b + SKVI_UNIT;
         }
         skvi_block_set(b, size);
@@ -3754,10 +3758,11 @@ static void *skvi_heap_alloc(void *user, size_t bytes)
 
 static void skvi_heap_free(void *user, void *p, size_t bytes)
 {
+    skvi_heap *h = (skvi_heap *)user;
     unsigned char *b = (unsigned char *)p - SKVI_UNIT;
-    (void)user;
     (void)bytes;
     skvi_block_set(b, skvi_block_size(b) & ~(size_t)1);
+    if ((size_t)(b - h->base) < h->low) h->low = (size_t)(b - h->base);
 }
 
 static size_t skvi_heap_cost(size_t bytes)
@@ -4240,6 +4245,9 @@ SKVDEF skv_result skv_reconstruct(skv_cache *c, uint32_t layer, size_t first, si
     l = &c->cl[layer];
     s = &c->layers[layer];
     if (first > l->total || n > l->total - first) return SKV_ERR_ARG;
+    for (pos = first; pos < first + n; pos++)               /* before anything is written */
+        if (pos >= c->sinks && pos < skvi_ring_first(c, l) && !l->page[(pos - c->sinks) / SKVI_P])
+            return SKV_ERR_STATE;
     for (pos = first, end = first + n; pos < end; ) {
         size_t ring = skvi_ring_first(c, l), wk = (size_t)s->n_kv_heads * s->head_dim;
         size_t wv = (size_t)s->n_kv_heads * s->head_dim_v, at = pos - first, m = 1;
@@ -4247,7 +4255,6 @@ SKVDEF skv_result skv_reconstruct(skv_cache *c, uint32_t layer, size_t first, si
         if (pos >= c->sinks && pos < ring) {
             size_t page = (pos - c->sinks) / SKVI_P, from = (pos - c->sinks) % SKVI_P;
             m = SKVI_P - from < end - pos ? SKVI_P - from : end - pos;
-            if (!l->page[page]) return SKV_ERR_STATE;
             skvi_decode_page(&c->coder, layer, l->page[page], (uint32_t)from, (uint32_t)m, to_k,
                              to_v);
         } else
