@@ -285,13 +285,16 @@ static int calibrate_with(skv_profile **out, skv_profiler *profiler, passage *p,
                           char *err)
 {
     double t0;
+    llm_progress bar;
     skv_result r;
     if (set_outputs(p->m, profiler, err) || run_texts(p, run, t, profiler, c, err) ||
         set_prices(p, profiler, err))
         return -1;
     c->profiler_bytes = skv_profiler_bytes(profiler);
     t0 = llm_seconds();
+    llm_progress_name(&bar, "fitting");
     r = skv_profiler_fit(profiler, target, out);
+    llm_progress_end(&bar);
     c->seconds_fit = llm_seconds() - t0;
     if (r == SKV_ERR_STATE) return say(err, "the texts are too short: at least 68 tokens in all");
     return r >= SKV_OK ? 0 : say(err, skv_result_text(r));

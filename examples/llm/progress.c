@@ -38,6 +38,15 @@ void llm_progress_at(llm_progress *p, double done)
     p->drawn = 1;
 }
 
+void llm_progress_name(llm_progress *p, const char *label)
+{
+    llm_progress_begin(p, label, 1);
+    if (!p->visible) return;
+    fprintf(stderr, "\r%s ...", label);
+    fflush(stderr);
+    p->drawn = 1;
+}
+
 void llm_progress_end(llm_progress *p)
 {
     if (p->drawn) fprintf(stderr, "\r%*s\r", WIDTH + 50, "");

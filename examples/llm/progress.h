@@ -12,5 +12,7 @@ typedef struct llm_progress {
 void   llm_progress_begin(llm_progress *p, const char *label, double total);
 void   llm_progress_at(llm_progress *p, double done);
 void   llm_progress_end(llm_progress *p);
+/* For a step of unknown length: only its name, until llm_progress_end. */
+void   llm_progress_name(llm_progress *p, const char *label);
 double llm_seconds(void);           /* a clock that only goes forward */
 #endif
