@@ -387,8 +387,8 @@ SKVDEF skv_result skv_codec_page_bytes(const skv_codec *c, uint32_t layer, size_
      row     = u8 sub number % 256, u8 token + 64 (sub number / 256), f16 whitened latent per
                channel: an outlier token, which overrides its codes
    All integers little endian. Width per channel: the plan. scale s means 2^((s>>3)-16) (1+(s&7)/8).
-   Element = codebook[width][code] * scale * sd(channel); see >>quant. A page by itself has no budget
-   for outliers, at most 8 per sub: a cache keeps to target.bpe, single pages do on average. */
+   Element = codebook[width][code] * scale * sd(channel); see >>quant. A page by itself has no
+   budget for outliers, at most 8 per sub: a cache keeps to target.bpe, pages do on average. */
 SKVDEF skv_result skv_encode(skv_codec *c, uint32_t layer, const skv_span *k, const skv_span *v,
                              size_t n, void *page, size_t capacity, size_t *bytes);
 
