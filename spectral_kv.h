@@ -13,6 +13,8 @@
      window in pages of 64, are turned into a latent space in which squared error is expected error
      of the model's output, quantised there with the bits where they matter, and attention runs on
      the codes. It is the codec, the cache and the attention; it is not an engine.
+     SmolLM2-135M, per head, 4.24 bits per element in the pages with everything counted: mean KL of
+     the next token 0.0024 nats, 98 % the same top token (`make bench-quality`, README.md).
 
    A COMPLETE PROGRAM              (examples/ has six more, from a quick start to a generation loop)
 
@@ -107,7 +109,7 @@
      SKVDEF            linkage of the API [extern]
      SKV_STATIC        [off] makes everything static to the including file
      SKV_NO_STDLIB     [off] no malloc: pass an allocator or memory
-     SKV_NO_STDIO      [off] no snprintf: skv_profile_summary and skv_profile_text are left out
+     SKV_NO_STDIO      [off] no snprintf: skv_profile_summary is left out
      SKV_CBLAS         [off] use cblas_sgemm for the large products of calibration
      SKV_NO_SIMD       [off] no AVX2 copies of the eigen-solver's inner loops (gcc, clang, x86-64)
      SPECTRAL_KV_CUDA  [off] also include spectral_kv_cuda.cuh
