@@ -1,5 +1,5 @@
 # spectral_kv: everything is built into build/. `make help` lists the targets.
-# Options: CC, CFLAGS, LDFLAGS, BUILD=dir, WERROR=1, OPENMP= (off), LAPACKE= (off),
+# Options: V=1 (show commands), CC, CFLAGS, LDFLAGS, BUILD=dir, WERROR=1, OPENMP= (off), LAPACKE= (off),
 # TEST_CFLAGS (for tests alone), SKV_MODEL_DIR=dir, TEST_ARGS (tests/README.md), DEMO_ARGS,
 # QUALITY_ARGS (tools/quality.py).
 
@@ -102,6 +102,7 @@ fuzzers: $(FUZZERS)
 
 $(BUILD)/llm/%.o: examples/llm/%.c $(FLAGS)
 	@mkdir -p $(@D)
+	@echo '  CC $<'
 	$(COMPILE) -c $< -o $@
 
 $(BUILD)/libllm.a: $(ENGINE)        # an archive, so that a test links only what it uses
@@ -109,6 +110,7 @@ $(BUILD)/libllm.a: $(ENGINE)        # an archive, so that a test links only what
 	$(AR) rcs $@ $^
 
 $(BUILD)/skv-llm: $(BUILD)/llm/main.o $(BUILD)/libllm.a
+	@echo '  LD $@'
 	$(CC) $(CFLAGS) $(LDFLAGS) $^ -o $@ $(LIBS)
 
 $(filter $(BUILD)/tests/test_llm_% $(BUILD)/tests/fuzz_%,$(TESTS) $(FUZZERS)): $(BUILD)/libllm.a
@@ -119,10 +121,17 @@ $(TESTS) $(FUZZERS): $(BUILD)/tests/%: tests/%.c $(FLAGS)
 
 $(BENCHES): $(BUILD)/%: bench/%.c $(FLAGS)
 	@mkdir -p $(@D)
+	@echo '  CC $<'
 	$(COMPILE) $(WITH_LAPACKE) -MF $@.d $(LDFLAGS) $< -o $@ $(LAPACKE) $(LIBS)
 
 $(EXAMPLES): $(BUILD)/%: examples/%.c $(FLAGS)
 	@mkdir -p $(@D)
+	@echo '  CC $<'
 	$(COMPILE) -MF $@.d $(LDFLAGS) $< -o $@ $(LIBS)
+
+# quiet: a line a file; V=1 shows the commands
+ifndef V
+.SILENT:
+endif
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)
