@@ -2729,7 +2729,7 @@ static uint32_t skvi_outlier_allowance(const skvi_plan *p, float share)
 }
 
 /* >>summary ----------------------------------------------------------------------------------- */
-/* Quantile q of n small numbers below limit, by counting passes: no memory, no sort. */
+/* Rank of one head group: coded channels, or the channels that hold 95 % of the energy. */
 static uint32_t skvi_rank_of(const skv_profile *p, const skvi_plan *plan, uint32_t i, int rank95)
 {
     const skvi_stream *s = &p->stream[i];
@@ -2744,11 +2744,12 @@ static uint32_t skvi_rank_of(const skv_profile *p, const skvi_plan *plan, uint32
     return s->D;
 }
 
+/* Median and range over all head groups. The median by bisection: no memory, no sort. */
 static void skvi_rank_range(const skv_profile *p, const skvi_plan *plan, int rank95,
                             uint32_t *median, uint32_t *least, uint32_t *most)
 {
-    uint32_t i, lo = 0, hi = 65536u * 64u, below;
-    *least = hi;
+    uint32_t i, lo, hi, below;
+    *least = 0xFFFFFFFFu;
     *most = 0;
     for (i = 0; i < p->n_streams; i++) {
         uint32_t r = skvi_rank_of(p, plan, i, rank95);
@@ -3092,7 +3093,7 @@ static skv_result skvi_blob_expect(const skv_model *have, const skv_model *want)
 }
 
 /* Builds the profile from sections whose checksums hold; layers is work space. */
-static skv_result skvi_blob_build(skv_profile **out, const unsigned char *m, size_t modl,
+static skv_result skvi_blob_build(skv_profile **out, const unsigned char *m,
                                   const unsigned char *spec, size_t spec_bytes, skv_layer *layers,
                                   const skv_model *expect, const skv_allocator *alloc)
 {
@@ -3103,7 +3104,6 @@ static skv_result skvi_blob_build(skv_profile **out, const unsigned char *m, siz
     uint32_t group = skvi_get32(m + 4), i;
     uint64_t need = 0;
     skv_result r;
-    (void)modl;
     memset(&model, 0, sizeof model);
     model.n_layers = skvi_get32(m);
     model.layers = layers;
@@ -3159,7 +3159,7 @@ SKVDEF skv_result skv_profile_load(skv_profile **out, const void *data, size_t b
     work = skvi_get32(m) * sizeof *layers;
     layers = (skv_layer *)a.alloc(a.user, work);
     if (!layers) return SKV_ERR_MEMORY;
-    r = skvi_blob_build(out, m, modl, spec, spec_bytes, layers, expect, &a);
+    r = skvi_blob_build(out, m, spec, spec_bytes, layers, expect, &a);
     a.free(a.user, layers, work);
     return r;
 }
