@@ -3509,24 +3509,42 @@ static void skvi_expand_slab(const skvi_coder *c, const skvi_plan *plan, const u
     }
 }
 
+/* One stream of one page. */
+typedef struct skvi_sub {
+    const skvi_stream   *stream;
+    const skvi_plan     *plan;
+    const unsigned char *bytes;
+    uint32_t             local;     /* its number in the layer */
+} skvi_sub;
+
+static skvi_sub skvi_sub_at(const skvi_coder *c, uint32_t layer, size_t index,
+                            const unsigned char *page)
+{
+    skvi_sub s;
+    s.stream = &c->profile->stream[index];
+    s.plan = &c->plan[index];
+    s.bytes = page + c->offset[index];
+    s.local = (uint32_t)index - c->profile->first[layer];
+    return s;
+}
+
 /* Rows of one stream of a page, tokens [0, n): x[n][D] with the mean. */
 static void skvi_decode_stream(const skvi_coder *c, const skvi_lane *lane, uint32_t layer,
                                size_t index, const unsigned char *page, uint32_t n)
 {
-    const skv_profile *p = c->profile;
-    const skvi_stream *s = &p->stream[index];
-    const skvi_plan *plan = &c->plan[index];
-    const unsigned char *sub = page + c->offset[index], *row = NULL;
-    uint32_t local = (uint32_t)(index - p->first[layer]), ch, t, i, m;
+    const skvi_sub at = skvi_sub_at(c, layer, index, page);
+    const skvi_stream *s = at.stream;
+    const unsigned char *row = NULL;
+    uint32_t ch, t, i, m;
     float slab[SKVI_SLAB * SKVI_P];
     memset(lane->ut, 0, SKVI_P * s->D * sizeof(float));
-    for (ch = 0; ch < plan->coded; ch += m) {
-        m = plan->coded - ch < SKVI_SLAB ? plan->coded - ch : SKVI_SLAB;
-        skvi_expand_slab(c, plan, sub, ch, m, slab);
+    for (ch = 0; ch < at.plan->coded; ch += m) {
+        m = at.plan->coded - ch < SKVI_SLAB ? at.plan->coded - ch : SKVI_SLAB;
+        skvi_expand_slab(c, at.plan, at.bytes, ch, m, slab);
         for (i = 0; i < m; i++)
             for (t = 0; t < n; t++) lane->ut[t * s->D + ch + i] = slab[i * SKVI_P + t];
     }
-    while ((row = skvi_next_row(c, page, layer, local, row, &t)) != NULL)
+    while ((row = skvi_next_row(c, page, layer, at.local, row, &t)) != NULL)
         for (i = 0; i < s->D; i++)
             lane->ut[t * s->D + i] = skvi_from_f16(skvi_get16(row + 2 + 2 * i));
     for (t = 0; t < n; t++) memcpy(lane->x + t * s->D, s->mean, s->D * sizeof(float));
@@ -3737,10 +3755,15 @@ static void skvi_heap_init(skvi_heap *h, unsigned char *base, size_t bytes)
     if (h->bytes) skvi_block_set(base, h->bytes);
 }
 
+static size_t skvi_heap_cost(size_t bytes)
+{
+    return ((bytes + SKVI_UNIT - 1) & ~(size_t)(SKVI_UNIT - 1)) + SKVI_UNIT;
+}
+
 static void *skvi_heap_alloc(void *user, size_t bytes)
 {
     skvi_heap *h = (skvi_heap *)user;
-    size_t need = ((bytes + SKVI_UNIT - 1) & ~(size_t)(SKVI_UNIT - 1)) + SKVI_UNIT, at, size;
+    size_t need = skvi_heap_cost(bytes), at, size;
     for (at = h->low; at < h->bytes; at += size & ~(size_t)1) {
         unsigned char *b = h->base + at;
         size = skvi_block_size(b);
@@ -3765,11 +3788,6 @@ static void skvi_heap_free(void *user, void *p, size_t bytes)
     (void)bytes;
     skvi_block_set(b, skvi_block_size(b) & ~(size_t)1);
     if ((size_t)(b - h->base) < h->low) h->low = (size_t)(b - h->base);
-}
-
-static size_t skvi_heap_cost(size_t bytes)
-{
-    return ((bytes + SKVI_UNIT - 1) & ~(size_t)(SKVI_UNIT - 1)) + SKVI_UNIT;
 }
 
 /* >>ring --------------------------------------------------------------------------------------
@@ -4404,18 +4422,18 @@ static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
 {
     const skvi_coder *k = &j->c->coder;
     const skvi_stream *s = skvi_attend_stream(j, 0, g);
-    size_t index = (size_t)(s - k->profile->stream), r, i;
-    const skvi_plan *plan = &k->plan[index];
-    const unsigned char *sub = page + k->offset[index], *row = NULL;
-    uint32_t ch, m, token, local = (uint32_t)(index - k->profile->first[j->layer]);
+    const skvi_sub at = skvi_sub_at(k, j->layer, (size_t)(s - k->profile->stream), page);
+    const unsigned char *row = NULL;
+    size_t r, i;
+    uint32_t ch, m, token;
     for (r = 0; r < t->n; r++)
         for (i = 0; i < SKVI_P; i++) lane->s[r * SKVI_P + i] = t->qmean[r];
-    for (ch = 0; ch < plan->coded; ch += m) {
-        m = plan->coded - ch < SKVI_SLAB ? plan->coded - ch : SKVI_SLAB;
-        skvi_expand_slab(k, plan, sub, ch, m, lane->tile);
+    for (ch = 0; ch < at.plan->coded; ch += m) {
+        m = at.plan->coded - ch < SKVI_SLAB ? at.plan->coded - ch : SKVI_SLAB;
+        skvi_expand_slab(k, at.plan, at.bytes, ch, m, lane->tile);
         k->kern->gemm(t->n, SKVI_P, m, lane->ql + ch, s->D, lane->tile, SKVI_P, lane->s, SKVI_P);
     }
-    while ((row = skvi_next_row(k, page, j->layer, local, row, &token)) != NULL)
+    while ((row = skvi_next_row(k, page, j->layer, at.local, row, &token)) != NULL)
         for (r = 0; r < t->n; r++) {
             float x = t->qmean[r];
             for (i = 0; i < s->D; i++)
@@ -4423,7 +4441,7 @@ static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
             lane->s[r * SKVI_P + token] = x;
         }
     for (r = 0; r < t->n; r++) {
-        float e = skvi_from_bf16(skvi_get16(sub)) * t->qnorm[r];
+        float e = skvi_from_bf16(skvi_get16(at.bytes)) * t->qnorm[r];
         if (e > t->bound) t->bound = e;
     }
 }
@@ -4434,21 +4452,21 @@ static void skvi_page_values(const skvi_attend_job *j, const skvi_lane *lane, sk
 {
     const skvi_coder *k = &j->c->coder;
     const skvi_stream *s = skvi_attend_stream(j, 1, g);
-    size_t index = (size_t)(s - k->profile->stream), r, i;
-    const skvi_plan *plan = &k->plan[index];
-    const unsigned char *sub = page + k->offset[index], *row = NULL;
-    uint32_t ch, m, token, local = (uint32_t)(index - k->profile->first[j->layer]);
+    const skvi_sub at = skvi_sub_at(k, j->layer, (size_t)(s - k->profile->stream), page);
+    const unsigned char *row = NULL;
+    size_t r, i;
+    uint32_t ch, m, token;
     for (r = 0; r < t->n; r++)
         for (i = 0; i < SKVI_P; i++) t->paged[r] += lane->s[r * SKVI_P + i];
-    while ((row = skvi_next_row(k, page, j->layer, local, row, &token)) != NULL)
+    while ((row = skvi_next_row(k, page, j->layer, at.local, row, &token)) != NULL)
         for (r = 0; r < t->n; r++) {
             float p = lane->s[r * SKVI_P + token], *ol = lane->ol + r * s->D;
             for (i = 0; i < s->D; i++) ol[i] += p * skvi_from_f16(skvi_get16(row + 2 + 2 * i));
             lane->s[r * SKVI_P + token] = 0;
         }
-    for (ch = 0; ch < plan->coded; ch += m) {
-        m = plan->coded - ch < SKVI_SLAB ? plan->coded - ch : SKVI_SLAB;
-        skvi_expand_slab(k, plan, sub, ch, m, lane->tile);
+    for (ch = 0; ch < at.plan->coded; ch += m) {
+        m = at.plan->coded - ch < SKVI_SLAB ? at.plan->coded - ch : SKVI_SLAB;
+        skvi_expand_slab(k, at.plan, at.bytes, ch, m, lane->tile);
         for (r = 0; r < t->n; r++)
             for (i = 0; i < m; i++)
                 lane->ol[r * s->D + ch + i] +=
@@ -4594,6 +4612,20 @@ static int skvi_out_valid(const skv_out *o)
            (o->dtype == SKV_F32 || o->dtype == SKV_F16 || o->dtype == SKV_BF16);
 }
 
+/* A job for n queries, checked. */
+static skv_result skvi_attend_open(skvi_attend_job *j, skv_cache *c, uint32_t layer,
+                                   const skv_span *q, size_t n)
+{
+    const skv_layer *l = &c->layers[layer];
+    skv_result r;
+    memset(j, 0, sizeof *j);
+    j->c = c;
+    j->layer = layer;
+    j->n = n;
+    r = skvi_open(&j->q, q, l->n_q_heads, l->head_dim);
+    return r == SKV_OK ? skvi_check_values(&j->q, n, l->n_q_heads, SKVI_LARGEST) : r;
+}
+
 SKVDEF skv_result skv_attend(skv_cache *c, uint32_t layer, const skv_span *q, size_t n,
                              const skv_out *out, skv_attn *attn)
 {
@@ -4604,13 +4636,8 @@ SKVDEF skv_result skv_attend(skv_cache *c, uint32_t layer, const skv_span *q, si
     l = &c->cl[layer];
     if (n > l->total) return SKV_ERR_ARG;
     if (l->dropped > skvi_first_visible(c, layer, l->total - (uint32_t)n)) return SKV_ERR_STATE;
-    memset(&j, 0, sizeof j);
-    r = skvi_open(&j.q, q, c->layers[layer].n_q_heads, c->layers[layer].head_dim);
-    if (r == SKV_OK) r = skvi_check_values(&j.q, n, c->layers[layer].n_q_heads, SKVI_LARGEST);
+    r = skvi_attend_open(&j, c, layer, q, n);
     if (r != SKV_OK) return r;
-    j.c = c;
-    j.layer = layer;
-    j.n = n;
     j.out = out;
     j.attn = attn;
     skvi_attend_run(&j);
@@ -4624,39 +4651,36 @@ SKVDEF skv_result skv_scores(skv_cache *c, uint32_t layer, const skv_span *q, fl
     skv_result r;
     if (!c || layer >= c->model.n_layers || !scores) return SKV_ERR_ARG;
     if (!c->cl[layer].total) return SKV_ERR_STATE;
-    memset(&j, 0, sizeof j);
-    r = skvi_open(&j.q, q, c->layers[layer].n_q_heads, c->layers[layer].head_dim);
-    if (r == SKV_OK) r = skvi_check_values(&j.q, 1, c->layers[layer].n_q_heads, SKVI_LARGEST);
+    r = skvi_attend_open(&j, c, layer, q, 1);
     if (r != SKV_OK) return r;
     for (i = 0; i < (size_t)c->layers[layer].n_q_heads * c->cl[layer].total; i++)
         scores[i] = -INFINITY;
-    j.c = c;
-    j.layer = layer;
-    j.n = 1;
     j.scores = scores;
     skvi_attend_run(&j);
     return SKV_OK;
 }
 
-/* A span or output that starts n tokens later. */
-static const void *skvi_later(const void *data, ptrdiff_t token, ptrdiff_t head, skv_dtype dtype,
-                              size_t n_heads, size_t dim, size_t n)
+/* Bytes from the first token of a span or output to token n. */
+static ptrdiff_t skvi_later(ptrdiff_t token, ptrdiff_t head, skv_dtype dtype, size_t n_heads,
+                            size_t dim, size_t n)
 {
     ptrdiff_t hs = head ? head : (ptrdiff_t)dim, ts = token ? token : hs * (ptrdiff_t)n_heads;
-    return (const unsigned char *)data + ts * (ptrdiff_t)n * (dtype == SKV_F32 ? 4 : 2);
+    return ts * (ptrdiff_t)n * (dtype == SKV_F32 ? 4 : 2);
 }
 
 static skv_span skvi_span_later(const skv_span *s, size_t n_heads, size_t dim, size_t n)
 {
     skv_span t = *s;
-    t.data = skvi_later(s->data, s->token_stride, s->head_stride, s->dtype, n_heads, dim, n);
+    t.data = (const unsigned char *)s->data +
+             skvi_later(s->token_stride, s->head_stride, s->dtype, n_heads, dim, n);
     return t;
 }
 
 SKVDEF skv_result skv_prefill(skv_cache *c, uint32_t layer, const skv_span *q, const skv_span *k,
                               const skv_span *v, size_t n, const skv_out *out)
 {
-    skvi_tokens view[2], vq;
+    skvi_attend_job whole;
+    skvi_tokens view[2];
     const skv_layer *l;
     size_t at, m;
     skv_result r;
@@ -4664,18 +4688,15 @@ SKVDEF skv_result skv_prefill(skv_cache *c, uint32_t layer, const skv_span *q, c
     l = &c->layers[layer];
     if (n > c->max_tokens - c->cl[layer].total) return SKV_ERR_FULL;
     r = skvi_append_views(c, layer, k, v, n, view);
-    if (r == SKV_OK) r = skvi_open(&vq, q, l->n_q_heads, l->head_dim);
-    if (r == SKV_OK) r = skvi_check_values(&vq, n, l->n_q_heads, SKVI_LARGEST);
+    if (r == SKV_OK) r = skvi_attend_open(&whole, c, layer, q, n);
     for (at = 0; r == SKV_OK && at < n; at += m) {
         skv_span pq = skvi_span_later(q, l->n_q_heads, l->head_dim, at);
         skv_span pk = skvi_span_later(k, l->n_kv_heads, l->head_dim, at);
         skv_span pv = skvi_span_later(v, l->n_kv_heads, l->head_dim_v, at);
         skv_out po = *out;
         po.data = (unsigned char *)out->data +
-                  ((const unsigned char *)skvi_later(out->data, out->token_stride,
-                                                     out->head_stride, out->dtype, l->n_q_heads,
-                                                     l->head_dim_v, at) -
-                   (const unsigned char *)out->data);
+                  skvi_later(out->token_stride, out->head_stride, out->dtype, l->n_q_heads,
+                             l->head_dim_v, at);
         m = n - at < c->max_append ? n - at : c->max_append;
         r = skv_append(c, layer, &pk, &pv, m);
         if (r == SKV_OK) r = skv_attend(c, layer, &pq, m, &po, NULL);

@@ -12,12 +12,8 @@
 #else
 #define _POSIX_C_SOURCE 200809L
 #endif
-#ifdef SKV_LINALG_DRAFT                 /* a stand-in for the header during development */
-#include SKV_LINALG_DRAFT
-#else
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
-#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

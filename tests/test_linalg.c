@@ -3,12 +3,8 @@
  * cc -std=c99 -O2 -I. tests/test_linalg.c -o test_linalg -lm
  * with LAPACK as a second opinion: -DSKV_HAVE_LAPACKE ... -llapacke
  */
-#ifdef SKV_LINALG_DRAFT                 /* a stand-in for the header during development */
-#include SKV_LINALG_DRAFT
-#else
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
-#endif
 #include "test.h"
 #include <float.h>
 #ifdef SKV_HAVE_LAPACKE

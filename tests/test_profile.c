@@ -4,6 +4,7 @@
  */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
+#include "profile_build.h"
 #include "synthetic.h"
 #include "test.h"
 
@@ -21,17 +22,6 @@ typedef struct data {
     skv_layer l;
     float *q, *k, *v;
 } data;
-
-static skv_layer shape(uint32_t n_q, uint32_t n_kv, uint32_t d, uint32_t dv)
-{
-    skv_layer l;
-    memset(&l, 0, sizeof l);
-    l.n_q_heads = n_q;
-    l.n_kv_heads = n_kv;
-    l.head_dim = d;
-    l.head_dim_v = dv;
-    return l;
-}
 
 static data make(size_t n, skv_layer l)
 {
@@ -249,7 +239,7 @@ TEST(sums_of_one_passage)
     skv_profiler_desc d;
     skv_profiler *p;
     uint32_t group;
-    x = make(150, shape(6, 3, 20, 24));
+    x = make(150, layer_of(6, 3, 20, 24));
     oracle_clear();
     oracle_add(&x, 4, 64, 0, 1);
     CHECK(oracle.mass[0] > 0);
@@ -315,7 +305,7 @@ TEST(sums_of_types_and_strides)
             skv_profiler_desc d;
             skv_profiler *p = NULL;
             skv_span q, k, v;
-            x = make(n, shape(4, 2, 16, 20));
+            x = make(n, layer_of(4, 2, 16, 20));
             for (i = 0; i < 3 && lay; i++) {
                 size_t dim = i == 2 ? 20 : 16;
                 hs[i] = lay == 1 ? dim + 3 : n * dim;
@@ -344,7 +334,7 @@ static void weights_case(size_t n_out, float softcap, uint32_t sliding, uint32_t
     skv_profiler_desc d;
     skv_profiler *p = NULL;
     skv_span w = skv_f32(wo);
-    skv_layer l = shape(4, 2, 16, 20);
+    skv_layer l = layer_of(4, 2, 16, 20);
     size_t i;
     l.softcap = softcap;
     l.sliding_window = sliding;
@@ -385,7 +375,7 @@ TEST(weights_with_large_value_mean)
     skv_profiler_desc d;
     skv_profiler *p;
     size_t i;
-    x = make(120, shape(2, 1, 16, 16));
+    x = make(120, layer_of(2, 1, 16, 16));
     for (i = 0; i < x.n * 16; i++) x.v[i] += (float)(1000 + 30 * (double)(i % 16));
     oracle_clear();
     oracle_add(&x, 4, 16, 0, 1);
@@ -402,7 +392,7 @@ TEST(queries_are_sampled_evenly)
     data x;
     skv_profiler_desc d;
     skv_profiler *p;
-    x = make(120, shape(4, 2, 16, 16));
+    x = make(120, layer_of(4, 2, 16, 16));
     oracle_clear();
     oracle_add(&x, 4, 16, 1, 3);
     d = desc_of(&x, 1, 4, 16);
@@ -418,7 +408,7 @@ TEST(passages_shorter_than_the_sinks)
     data x;
     skv_profiler_desc d;
     skv_profiler *p;
-    x = make(3, shape(2, 1, 16, 16));
+    x = make(3, layer_of(2, 1, 16, 16));
     oracle_clear();
     oracle_add(&x, 4, 16, 0, 1);
     d = desc_of(&x, 1, 4, 16);
@@ -466,7 +456,7 @@ TEST(order_and_merge)
     skv_profiler_desc d;
     skv_profiler *all, *back, *part[3];
     int i;
-    for (i = 0; i < 3; i++) set[i] = make(70 + 31 * (size_t)i, shape(4, 2, 16, 20));
+    for (i = 0; i < 3; i++) set[i] = make(70 + 31 * (size_t)i, layer_of(4, 2, 16, 20));
     d = desc_of(&set[0], 2, 4, 16);
     all = profiler_of(&set[0], &d);
     CHECK(add(all, &set[1]) == SKV_OK && add(all, &set[2]) == SKV_OK);
@@ -495,7 +485,7 @@ TEST(merge_refuses_other_models)
     for (i = 0; i < 64; i++) wo[i] = 1;
     memset(&d, 0, sizeof d);
     d.model.n_layers = 2;
-    d.model.layer = shape(4, 2, 16, 16);
+    d.model.layer = layer_of(4, 2, 16, 16);
     d.max_passage = 64;
     CHECK(skv_profiler_init(&p, &d) == SKV_OK);
     CHECK(skv_profiler_merge(p, p) == SKV_ERR_ARG && skv_profiler_merge(p, NULL) == SKV_ERR_ARG);
@@ -625,7 +615,7 @@ static void check_transform(const skv_profile *f, int kind, size_t g)
 static void fit_case(uint32_t head_group, size_t n_out)
 {
     static float wo[OUTMAX * QMAX * DMAX];
-    skv_layer l = shape(6, 3, 16, 20);
+    skv_layer l = layer_of(6, 3, 16, 20);
     skv_profiler_desc d;
     skv_profiler *p = NULL;
     skv_profile *f = NULL;
@@ -663,7 +653,7 @@ TEST(latents_with_output_projection) { fit_case(3, 20); }
    the metric keeps all of them, not only the large ones. */
 TEST(weak_directions_of_the_metric)
 {
-    data x = make(150, shape(2, 1, 16, 16));
+    data x = make(150, layer_of(2, 1, 16, 16));
     skv_profiler_desc d = desc_of(&x, 1, 4, 32);
     skv_profiler *p = NULL;
     skv_profile *f = NULL;
@@ -750,7 +740,7 @@ static void exact_svd(const data *x, const skv_profile *f, size_t g, double *sv)
    the best rank r, and the rest of the spectrum says how far off that is. */
 static void kq_svd_case(uint32_t head_group)
 {
-    data x = make(72, shape(4, 2, 16, 16));
+    data x = make(72, layer_of(4, 2, 16, 16));
     skv_profiler_desc d = desc_of(&x, head_group, SKV_NONE, 4096);
     skv_profile *f = fit_of(&x, &d);
     double sv[72];
@@ -776,7 +766,7 @@ TEST(kq_svd_optimum_joint) { kq_svd_case(2); }
 /* The heads of synthetic.h share 0.64 of their variance, so one latent space for all wins. */
 TEST(joint_groups_beat_single_heads)
 {
-    data x = make(190, shape(6, 3, 16, 16));
+    data x = make(190, layer_of(6, 3, 16, 16));
     skv_profile *f[2];
     skv_outlook o[2];
     skv_target t;
@@ -826,7 +816,7 @@ static void check_ratio(const skv_profile *a, const skv_profile *b, double k, do
 
 TEST(prices_scale_variances)
 {
-    data x = make(150, shape(4, 2, 16, 20));
+    data x = make(150, layer_of(4, 2, 16, 20));
     skv_profiler_desc d = desc_of(&x, 2, 4, 32);
     skv_profiler *p = profiler_of(&x, &d);
     skv_profile *a = NULL, *b = NULL;
@@ -855,7 +845,7 @@ TEST(prices_scale_variances)
 /* Errors that cost nothing: no bits, but a transform that still works. */
 TEST(price_zero)
 {
-    data x = make(150, shape(4, 2, 16, 16));
+    data x = make(150, layer_of(4, 2, 16, 16));
     skv_profiler_desc d = desc_of(&x, 2, 4, 32);
     skv_profiler *p = profiler_of(&x, &d);
     skv_profile *a = NULL;
@@ -879,7 +869,7 @@ TEST(more_of_the_same_changes_nothing)
 {
     uint32_t window;
     for (window = 32; window <= 4096; window += 4096 - 32) {
-        data x = make(100, shape(4, 2, 16, 20));
+        data x = make(100, layer_of(4, 2, 16, 20));
         skv_profiler_desc d = desc_of(&x, 2, 4, window);
         skv_profiler *p = profiler_of(&x, &d);
         skv_profile *a = NULL, *b = NULL;
@@ -900,7 +890,7 @@ TEST(units)
     int i, j;
     for (i = 0; i < 4; i++)
         for (j = 0; j < 2; j++) {
-            data x = make(120, shape(4, 2, 16, 16));
+            data x = make(120, layer_of(4, 2, 16, 16));
             skv_profiler_desc d = desc_of(&x, 1, 4, 32);
             skv_profile *a = fit_of(&x, &d), *b;
             double s = shift[i];
@@ -979,7 +969,7 @@ TEST(degenerate_streams_stay_finite)
     for (i = 0; i < sizeof how / sizeof how[0]; i++)
         for (j = 0; j < 3; j++)
             for (group = 1; group <= 2; group++) {
-                data x = make(100, shape(4, 2, 16, 20));
+                data x = make(100, layer_of(4, 2, 16, 20));
                 skv_profiler_desc d = desc_of(&x, (uint32_t)group, 4, 32);
                 skv_profile *f;
                 degenerate(&x, how[i]);
@@ -994,7 +984,7 @@ TEST(degenerate_streams_stay_finite)
 /* 64 tokens in a joint space of 96 channels */
 TEST(fewer_tokens_than_channels)
 {
-    data x = make(68, shape(6, 3, 32, 32));
+    data x = make(68, layer_of(6, 3, 32, 32));
     skv_profiler_desc d = desc_of(&x, 3, 4, 16);
     skv_profile *f = fit_of(&x, &d);
     check_sound(f);
@@ -1009,7 +999,7 @@ TEST(constant_keys_take_no_bits)
     int i, how;
     for (i = 0; i < 3; i++)
         for (how = ZERO_K; how <= FLAT_K; how += FLAT_K - ZERO_K) {
-            data x = make(120, shape(4, 2, 16, 16));
+            data x = make(120, layer_of(4, 2, 16, 16));
             skv_profiler_desc d = desc_of(&x, 1, 4, 32);
             skv_profile *f;
             skv_outlook o;
@@ -1030,7 +1020,7 @@ TEST(constant_keys_take_no_bits)
    1 % of the layer's mean weight, and get bits. */
 TEST(idle_head_is_not_starved)
 {
-    data x = make(150, shape(4, 2, 16, 16));
+    data x = make(150, layer_of(4, 2, 16, 16));
     skv_profiler_desc d = desc_of(&x, 1, 4, 32);
     skv_codec_desc cd = SKV_ZERO;
     skv_codec *c = NULL;
@@ -1061,7 +1051,7 @@ TEST(huge_magnitudes)
     size_t j;
     for (i = 0; i < 5; i++)
         for (which = 0; which < 16; which++) {
-            data x = make(100, shape(2, 1, 16, 16)), y = make(100, shape(2, 1, 16, 16));
+            data x = make(100, layer_of(2, 1, 16, 16)), y = make(100, layer_of(2, 1, 16, 16));
             skv_profiler_desc d = desc_of(&x, 1, 4, 32);
             skv_profiler *p = NULL;
             skv_profile *f = NULL;
@@ -1092,7 +1082,7 @@ TEST(huge_magnitudes)
 
 TEST(too_few_tokens)
 {
-    data x = make(68, shape(2, 1, 16, 16));
+    data x = make(68, layer_of(2, 1, 16, 16));
     skv_profiler_desc d = desc_of(&x, 1, SKV_NONE, 16);
     skv_profiler *p;
     skv_profile *f = NULL, *unset = NULL;
@@ -1122,7 +1112,7 @@ TEST(too_few_tokens)
 TEST(not_finite_is_refused_and_nothing_changes)
 {
     static const float bad[3] = {NAN, INFINITY, -INFINITY};
-    data x = make(90, shape(2, 1, 16, 16));
+    data x = make(90, layer_of(2, 1, 16, 16));
     skv_profiler_desc d = desc_of(&x, 1, 4, 16);
     skv_profiler *p = profiler_of(&x, &d);
     unsigned char *before = (unsigned char *)malloc(p->bytes);
@@ -1146,7 +1136,7 @@ TEST(not_finite_is_refused_and_nothing_changes)
 
 TEST(arguments_of_add)
 {
-    data x = make(90, shape(2, 1, 16, 16));
+    data x = make(90, layer_of(2, 1, 16, 16));
     skv_profiler_desc d = desc_of(&x, 1, 4, 16);
     skv_profiler *p = NULL;
     skv_span q = skv_f32(x.q), k = skv_f32(x.k), v = skv_f32(x.v), bad = skv_f32(NULL);
@@ -1176,7 +1166,7 @@ TEST(arguments_of_add)
 
 TEST(arguments_of_output)
 {
-    data x = make(3, shape(2, 1, 16, 16));
+    data x = make(3, layer_of(2, 1, 16, 16));
     skv_profiler_desc d = desc_of(&x, 1, 4, 16);
     skv_profiler *p = NULL;
     float w[4 * 2 * 16];
@@ -1225,7 +1215,7 @@ static skv_result init_with(skv_layer l, uint32_t n_layers, uint32_t head_group)
 
 TEST(descriptions_are_checked)
 {
-    skv_layer l = shape(4, 2, 16, 0);
+    skv_layer l = layer_of(4, 2, 16, 0);
     skv_profiler_desc d = SKV_ZERO;
     skv_profiler *p = NULL;
     syn_counter count = {0, 0, 0, 0, 0, 0, 0};
@@ -1233,14 +1223,14 @@ TEST(descriptions_are_checked)
     CHECK(init_with(l, 1, 0) == SKV_OK && init_with(l, 1, 64) == SKV_OK);
     CHECK(init_with(l, 0, 0) == SKV_ERR_SHAPE && init_with(l, 1u << 17, 0) == SKV_ERR_SHAPE);
     CHECK(init_with(l, 1, 1u << 17) == SKV_ERR_ARG);
-    CHECK(init_with(shape(0, 2, 16, 0), 1, 0) == SKV_ERR_SHAPE);
-    CHECK(init_with(shape(4, 0, 16, 0), 1, 0) == SKV_ERR_SHAPE);
-    CHECK(init_with(shape(4, 3, 16, 0), 1, 0) == SKV_ERR_SHAPE);
-    CHECK(init_with(shape(4, 2, 15, 0), 1, 0) == SKV_ERR_SHAPE);
-    CHECK(init_with(shape(4, 2, 577, 0), 1, 0) == SKV_ERR_SHAPE);
-    CHECK(init_with(shape(4, 2, 16, 15), 1, 0) == SKV_ERR_SHAPE);
-    CHECK(init_with(shape(4, 2, 16, 577), 1, 0) == SKV_ERR_SHAPE);
-    CHECK(init_with(shape(1026, 513, 16, 0), 1, 0) == SKV_ERR_SHAPE);
+    CHECK(init_with(layer_of(0, 2, 16, 0), 1, 0) == SKV_ERR_SHAPE);
+    CHECK(init_with(layer_of(4, 0, 16, 0), 1, 0) == SKV_ERR_SHAPE);
+    CHECK(init_with(layer_of(4, 3, 16, 0), 1, 0) == SKV_ERR_SHAPE);
+    CHECK(init_with(layer_of(4, 2, 15, 0), 1, 0) == SKV_ERR_SHAPE);
+    CHECK(init_with(layer_of(4, 2, 577, 0), 1, 0) == SKV_ERR_SHAPE);
+    CHECK(init_with(layer_of(4, 2, 16, 15), 1, 0) == SKV_ERR_SHAPE);
+    CHECK(init_with(layer_of(4, 2, 16, 577), 1, 0) == SKV_ERR_SHAPE);
+    CHECK(init_with(layer_of(1026, 513, 16, 0), 1, 0) == SKV_ERR_SHAPE);
     l.scale = NAN;
     CHECK(init_with(l, 1, 0) == SKV_ERR_ARG);
     l.scale = 0;
@@ -1249,7 +1239,7 @@ TEST(descriptions_are_checked)
     l.softcap = INFINITY;
     CHECK(init_with(l, 1, 0) == SKV_ERR_ARG);
     d.model.n_layers = 1;
-    d.model.layer = shape(4, 2, 16, 0);
+    d.model.layer = layer_of(4, 2, 16, 0);
     CHECK(skv_profiler_init(NULL, &d) == SKV_ERR_ARG && skv_profiler_init(&p, NULL) == SKV_ERR_ARG);
     CHECK(skv_profiler_size(&d, NULL) == SKV_ERR_ARG);
     CHECK(skv_profiler_size(NULL, &bytes) == SKV_ERR_ARG);
@@ -1257,7 +1247,7 @@ TEST(descriptions_are_checked)
     CHECK(skv_profiler_init(&p, &d) == SKV_ERR_ARG && p == NULL);
     d.allocator = syn_allocator(&count);
     count.fail_at = 1;
-    d.model.layer = shape(65536, 512, 576, 576);
+    d.model.layer = layer_of(65536, 512, 576, 576);
     d.model.n_layers = 65536;                   /* more than any machine has */
     CHECK(skv_profiler_init(&p, &d) == SKV_ERR_MEMORY && p == NULL);
 }
@@ -1265,7 +1255,7 @@ TEST(descriptions_are_checked)
 /* The default target is checked where it is given, not where it is used. */
 TEST(default_target_is_checked)
 {
-    data x = make(90, shape(2, 1, 16, 16));
+    data x = make(90, layer_of(2, 1, 16, 16));
     skv_profiler_desc d = desc_of(&x, 1, 4, 16);
     skv_profiler *p = profiler_of(&x, &d);
     skv_profile *f = NULL;
@@ -1290,7 +1280,7 @@ TEST(default_target_is_checked)
 
 TEST(in_the_callers_memory)
 {
-    data x = make(120, shape(4, 2, 16, 20));
+    data x = make(120, layer_of(4, 2, 16, 20));
     skv_profiler_desc d = desc_of(&x, 2, 4, 32);
     skv_profiler *p = NULL, *q = profiler_of(&x, &d);
     skv_profile *f = NULL, *g = NULL;
@@ -1333,7 +1323,7 @@ TEST(in_the_callers_memory)
 
 TEST(allocations)
 {
-    data x = make(120, shape(4, 2, 16, 20));
+    data x = make(120, layer_of(4, 2, 16, 20));
     skv_profiler_desc d = desc_of(&x, 2, 4, 32);
     skv_profiler *p = NULL;
     skv_profile *f = NULL;
@@ -1377,8 +1367,8 @@ TEST(layers_are_independent)
     int i;
     data x[2];
     const skv_model *m;
-    l[0] = shape(4, 2, 16, 20);
-    l[1] = shape(2, 2, 20, 16);
+    l[0] = layer_of(4, 2, 16, 20);
+    l[1] = layer_of(2, 2, 20, 16);
     l[1].softcap = 5;
     d.model.n_layers = 2;
     d.model.layers = l;
