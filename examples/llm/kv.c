@@ -114,6 +114,24 @@ static int exact_append(void *self, int layer, const float *k, const float *v, i
     return LLM_KV_OK;
 }
 
+void llm_kv_exact_get(const llm_kv_exact *kv, int layer, int kind, int first, int n, float *rows)
+{
+    size_t d = (size_t)kv->c.head_dim, heads = (size_t)kv->c.n_kv_heads, h, t;
+    const float *base = (kind ? kv->v : kv->k) + (size_t)layer * kv->layer + (size_t)first * d;
+    for (h = 0; h < heads; h++)
+        for (t = 0; t < (size_t)n; t++)
+            memcpy(rows + (t * heads + h) * d, base + h * kv->head + t * d, d * sizeof *rows);
+}
+
+void llm_kv_exact_put(llm_kv_exact *kv, int layer, int kind, int first, int n, const float *rows)
+{
+    size_t d = (size_t)kv->c.head_dim, heads = (size_t)kv->c.n_kv_heads, h, t;
+    float *base = (kind ? kv->v : kv->k) + (size_t)layer * kv->layer + (size_t)first * d;
+    for (h = 0; h < heads; h++)
+        for (t = 0; t < (size_t)n; t++)
+            memcpy(base + h * kv->head + t * d, rows + (t * heads + h) * d, d * sizeof *rows);
+}
+
 /* ---- few queries ---- */
 
 /* o[i] += sum over keys of p[key] * v[key * d + i] */

@@ -8,6 +8,9 @@
 #define LLM_KV_H
 #include "model.h"
 
+/* What compressed caches of the engine keep exact: first tokens, and recent ones */
+enum { LLM_SINKS = 4, LLM_WINDOW = 64 };
+
 enum { LLM_KV_OK = 0, LLM_KV_FULL = -2, LLM_KV_BAD_CALL = -3 };     /* codes of append and attend */
 
 typedef struct llm_kv_exact llm_kv_exact;
@@ -19,6 +22,11 @@ llm_kv llm_kv_exact_ops(llm_kv_exact *kv);
 
 int    llm_kv_exact_tokens(const llm_kv_exact *kv);     /* held by every layer */
 void   llm_kv_exact_truncate(llm_kv_exact *kv, int tokens);     /* forgets all but the first ones */
+/* Rows [n][n_kv_heads][head_dim] of K (kind 0) or V (1) of a layer's tokens first .. first+n-1, all
+ * of them held: out of the cache, and back into it. */
+void   llm_kv_exact_get(const llm_kv_exact *kv, int layer, int kind, int first, int n, float *rows);
+void   llm_kv_exact_put(llm_kv_exact *kv, int layer, int kind, int first, int n,
+                        const float *rows);
 /* Bytes of the tokens held: as they are (float32), and as the usual float16 would take. */
 size_t llm_kv_exact_bytes(const llm_kv_exact *kv);
 size_t llm_kv_exact_bytes_f16(const llm_kv_exact *kv);

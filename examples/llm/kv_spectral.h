@@ -2,11 +2,8 @@
  * would have to write is about this much. */
 #ifndef LLM_KV_SPECTRAL_H
 #define LLM_KV_SPECTRAL_H
-#include "model.h"
+#include "kv.h"
 #include "spectral_kv.h"
-
-/* Sinks and window that profile and cache agree on. */
-enum { LLM_SINKS = 4, LLM_WINDOW = 64 };
 
 /* The model's shape as the library wants it; layers is room for [n_layers]. */
 skv_model llm_skv_model(const llm_config *c, uint64_t fingerprint, skv_layer *layers);
