@@ -1,4 +1,4 @@
-/* spectral_kv.h - v0.1.0 - KV-cache compression for transformer language models, in one C99 file.
+/* spectral_kv.h - v0.2.0 - KV-cache compression for transformer language models, in one C99 file.
    MIT-0 or public domain, at your choice; the text is at the end of this file.
 
    Do this in ONE C or C++ file of your project:
@@ -11,12 +11,13 @@
    WHAT IT DOES
      Replaces "append K and V in f16, then attend" of an inference loop. Old tokens leave the exact
      window in pages of 64, are turned into a latent space in which squared error is expected error
-     of the model's output, quantised there with the bits where they matter, and attention runs on
-     the codes. It is the codec, the cache and the attention; it is not an engine.
+     of the model's output, coded there (trellis-coded quantisation) with the bits where they
+     matter, and attention runs on the codes. It is the codec, the cache and the attention; it is
+     not an engine.
      SmolLM2-135M, per head, 4.24 bits per element in the pages with everything counted: mean KL of
      the next token 0.0024 nats, 98 % the same top token (`make bench-quality`, README.md).
 
-   A COMPLETE PROGRAM              (examples/ has six more, from a quick start to a generation loop)
+   A COMPLETE PROGRAM              (examples/ has seven more, from a quick start to a report)
 
        #define SPECTRAL_KV_IMPLEMENTATION
        #include "spectral_kv.h"
@@ -63,9 +64,10 @@
 
    OUTLINE (search for the tag)
      In the API            >>result  >>tensor  >>memory  >>model  >>profiler  >>profile  >>codec
-                           >>cache  >>attend  >>linalg
+                           >>cache  >>attend  >>report  >>classic  >>cold  >>linalg
      In the implementation >>base  >>kernels  >>la  >>product  >>jacobi  >>eigh  >>svd  >>fit
-                           >>quant  >>plan  >>summary  >>blob  >>page  >>heap  >>ring  >>scores
+                           >>quant  >>search  >>plan  >>summary  >>blob  >>page  >>heap  >>ring
+                           >>scores  >>turbo  >>report  >>cold
 
    SHAPES AND STRIDES
      Q is [n_tokens][n_q_heads][head_dim], K [n_tokens][n_kv_heads][head_dim], V and the output have
@@ -101,8 +103,9 @@
 
    NUMERICS
      Pages written by one build are read by every other: integers, bf16, f16 with fixed layout and
-     order (skv_encode describes it). Encoding uses float products: a code on the border between two
-     levels may come out differently under another compiler or with fused multiply-add. Attention is
+     order (skv_encode describes it). Latents are float products: a code on the border between two
+     levels may come out differently under another compiler or with fused multiply-add; the search
+     for codes itself is in integers. Attention is
      float with sums in fixed order per build. Fits are double.
 
    CONFIGURATION (define before the implementation; defaults in brackets)
@@ -111,12 +114,13 @@
      SKV_NO_STDLIB     [off] no malloc: pass an allocator or memory
      SKV_NO_STDIO      [off] no snprintf: skv_profile_summary is left out
      SKV_CBLAS         [off] use cblas_sgemm for the large products of calibration
-     SKV_NO_SIMD       [off] no AVX2 copies of the eigen-solver's inner loops (gcc, clang, x86-64)
+     SKV_NO_SIMD       [off] no AVX2 copies of inner loops of the eigen-solver and of the encoder's
+                       search (gcc, clang, x86-64)
      SPECTRAL_KV_CUDA  [off] also include spectral_kv_cuda.cuh
 
    LIMITS OF THIS VERSION
-     Encoding and attention run on portable C kernels (one table, ready for others). Scalar
-     quantisers of 1 to 8 bits. Pages are never re-coded. Keys are compressed after RoPE, so
+     Encoding and attention run on portable C kernels (one table, ready for others) but for the
+     encoder's search. Hot pages are never re-coded. Keys are compressed after RoPE, so
      positions cannot be shifted.
 */
 #ifndef SPECTRAL_KV_H
@@ -126,7 +130,7 @@
 #include <stdint.h>
 
 #define SKV_VERSION_MAJOR 0
-#define SKV_VERSION_MINOR 1
+#define SKV_VERSION_MINOR 2
 #define SKV_VERSION_PATCH 0
 
 #ifndef SKVDEF
@@ -289,6 +293,16 @@ SKVDEF size_t     skv_profiler_bytes(const skv_profiler *p);    /* memory held, 
 SKVDEF skv_result skv_profiler_output(skv_profiler *p, uint32_t layer, const skv_span *w_o,
                                       size_t n_out);
 
+/* How a layer turns keys by position (RoPE): pair p by position * freqs[p] radians, freqs from -10
+   to 10, n_pairs at most head_dim / 2. ADJACENT pairs are elements (2p, 2p + 1) as in GPT-J and in
+   GGUF files of llama, HALVES (p, p + n_pairs) as in GPT-NeoX and transformers. Worth 0.1 to 0.2
+   bits: the mean of the unturned keys, turned to each token's position, is taken off before coding;
+   the mean of turned keys cannot do that. Token i of a cache then counts as position i; where that
+   is not so, nothing is wrong but the gain. Call before that layer's first add, or never. */
+typedef enum skv_rope { SKV_ROPE_ADJACENT = 1, SKV_ROPE_HALVES = 2 } skv_rope;
+SKVDEF skv_result skv_profiler_rope(skv_profiler *p, uint32_t layer, skv_rope style,
+                                    const float *freqs, size_t n_pairs);
+
 /* One passage: Q, K, V of the same n_tokens consecutive tokens from position 0, one layer. */
 SKVDEF skv_result skv_profiler_add(skv_profiler *p, uint32_t layer, const skv_span *q,
                                    const skv_span *k, const skv_span *v, size_t n_tokens);
@@ -298,7 +312,7 @@ SKVDEF skv_result skv_profiler_add(skv_profiler *p, uint32_t layer, const skv_sp
 SKVDEF skv_result skv_profiler_price(skv_profiler *p, uint32_t layer, double price_k,
                                      double price_v);
 
-/* Adds the sums of another profiler of the same model, head group, sinks, window and W_O: else
+/* Adds the sums of another profiler of the same model, head group, sinks, window, W_O, RoPE: else
    ERR_MODEL or ERR_SHAPE. p's prices stay. */
 SKVDEF skv_result skv_profiler_merge(skv_profiler *p, const skv_profiler *other);
 
@@ -341,7 +355,19 @@ typedef enum skv_kind { SKV_K = 0, SKV_V = 1 } skv_kind;
 SKVDEF skv_result skv_profile_spectrum(const skv_profile *p, uint32_t layer, skv_kind kind,
                                        uint32_t group, const float **variances, size_t *n);
 
-/* What a target would give, before anything is compressed. */
+/* The transform of one head group, owned by the profile. x is the group's heads side by side, n
+   numbers: latent z_c = sqrt(variance[c]) sum_i encode[c n + i] (x_i - mean[i]), in which squared
+   error is expected output error; x_i = mean[i] + sum_c z_c decode[c n + i] / sqrt(variance[c]). */
+typedef struct skv_transform {
+    size_t       n;
+    const float *mean, *variance;   /* [n] */
+    const float *encode, *decode;   /* [n][n] */
+} skv_transform;
+SKVDEF skv_result skv_profile_transform(const skv_profile *p, uint32_t layer, skv_kind kind,
+                                        uint32_t group, skv_transform *out);
+
+/* What a target would give, before anything is compressed. Every layer counts alike; a cache shifts
+   bits to sliding layers, which hold fewer of its max_tokens. */
 typedef struct skv_outlook {
     double   bpe;                   /* codes, scales, headers and the allowance for outliers */
     double   ratio;                 /* 16 / bpe */
@@ -380,19 +406,21 @@ SKVDEF void       skv_codec_free(skv_codec *c);
 SKVDEF skv_result skv_codec_page_bytes(const skv_codec *c, uint32_t layer, size_t *least,
                                        size_t *most);
 
-/* K and V of n <= 64 consecutive tokens become one page; *bytes tells its size. All head groups of
-   the layer are in it: random access to a token, a channel or a group needs no other page.
-     page    = u8 format (1), u8 n_tokens, u16 n_rows, u32 bytes, sub[0..2*n_groups), row[0..n_rows)
+/* K and V of n <= 64 consecutive tokens, the first at position `first` (see skv_profiler_rope;
+   below 2^32), become one page; *bytes tells its size. All head groups of the layer are in it:
+   random access to a token, a channel or a group needs no other page.
+     page    = u8 format (2), u8 n_tokens, u16 n_rows, u32 bytes, u32 position of the first token,
+               sub[0..2*n_groups), row[0..n_rows)
      sub     = u16 bf16 largest and u16 bf16 root mean squared residual norm |z - z^|, rounded up;
-               u8 scale per coded channel; then per coded channel 8 * width bytes: the codes of 64
-               tokens as one little-endian bit stream. Subs: K of every group, then V.
+               u8 gain; then a nibble per coded channel, low one first, padded to a byte; then per
+               coded channel 4 h bytes of codes, see >>quant. Subs: K of every group, then V.
      row     = u8 sub number % 256, u8 token + 64 (sub number / 256), f16 whitened latent per
                channel: an outlier token, which overrides its codes
-   All integers little endian. Width per channel: the plan. scale s means 2^((s>>3)-16) (1+(s&7)/8).
-   Element = codebook[width][code] * scale * sd(channel); see >>quant. A page by itself has no
-   budget for outliers, at most 8 per sub: a cache keeps to target.bpe, pages do on average. */
+   All integers little endian. Half bits h per channel: the plan. Element = level * unit(h) * scale
+   * sd(channel), scale = 2^((gain + nibble) / 4 - 32). A page by itself has no budget for outliers,
+   at most 8 per sub: a cache keeps to target.bpe, pages do on average. */
 SKVDEF skv_result skv_encode(skv_codec *c, uint32_t layer, const skv_span *k, const skv_span *v,
-                             size_t n, void *page, size_t capacity, size_t *bytes);
+                             size_t n, size_t first, void *page, size_t capacity, size_t *bytes);
 
 /* Back to dense float rows, k [n][n_kv_heads][head_dim], v [n][n_kv_heads][head_dim_v]; either may
    be NULL. *n tells the tokens. The page is checked against the plan. */
@@ -488,6 +516,225 @@ SKVDEF skv_result skv_scores(skv_cache *c, uint32_t layer, const skv_span *q, fl
    (log-sum-exp merge; an lse of -infinity means "no tokens"). Associative up to rounding. */
 SKVDEF void skv_merge(float *out, float *lse, const float *out2, const float *lse2, size_t rows,
                       size_t dim);
+
+/* >>report ------------------------------------------------------------------------------------
+   Is this profile safe on this model? Captured or live Q, K, V of a layer go through a cache as in
+   generation; beside it runs exact attention in double. On data other than the calibration's this
+   tells before anything is shipped. */
+typedef enum skv_verdict { SKV_SAFE = 0, SKV_DOUBTFUL = 1, SKV_UNSAFE = 2 } skv_verdict;
+SKVDEF const char *skv_verdict_name(skv_verdict v);     /* "safe", "doubtful", "unsafe" */
+
+/* Thresholds: mean KL of the attention weights in nats, and root mean squared error of the output
+   against its own root mean square. Safe: at most the first two. Unsafe: above one of the last two.
+   Means over the 30 layers of SmolLM2-135M, a scripture passage, and what the next token then lost:
+       attention KL  0.005  0.012  0.027  0.052  0.078
+       output error  0.018  0.034  0.064  0.113  0.154
+       next token KL 0.005  0.015  0.041  0.167  0.251
+   One layer's verdict says less: a plan with prices starves a layer that the model can spare. */
+#define SKV_SAFE_KL       0.02
+#define SKV_SAFE_OUTPUT   0.06
+#define SKV_UNSAFE_KL     0.06
+#define SKV_UNSAFE_OUTPUT 0.12
+
+/* One query head over the queries, or a layer: means over its heads, their largest maxima, and
+   expected and measured summed over its head groups. o is attention's output, p its weights. */
+typedef struct skv_head_report {
+    double score_rms, score_max;    /* of score - score^, tokens in pages, before soft cap */
+    double score_bound;             /* largest certified bound of its head group's queries; above
+                                       score_max but for rounding of exact K to f16 */
+    double page_mass, page_mass_max;        /* share of p on tokens in pages: mean, largest */
+    double kl_mean, kl_max;         /* KL(p | p^) in nats */
+    double output_rms;              /* root of mean |o - o^|^2 / mean |o|^2 */
+    double output_mean, output_max; /* |o - o^| / |o| of a query */
+    double output_square;           /* mean |o - o^|^2; a layer's is the sum over its heads. On
+                                       calibration data, without W_O and prices, about the sum of
+                                       expected */
+    double expected[2], measured[2];        /* squared error of a latent in pages, K and V, of its
+                                       head group, in the profile's units (error of skv_outlook): as
+                                       planned; as found here. Far above 1 to 1: calibrate on data
+                                       like this */
+    skv_verdict verdict;
+} skv_head_report;
+
+typedef struct skv_layer_report {
+    skv_head_report all;
+    uint32_t layer, n_heads, n_queries;
+    uint32_t worst_head;            /* largest of kl_mean / SKV_SAFE_KL, output_rms / its own */
+    size_t   tokens, tokens_paged;  /* held by the layer after the last token */
+    size_t   page_bytes, page_elements;
+    double   bpe_pages;             /* 8 page_bytes / page_elements */
+} skv_layer_report;
+
+typedef struct skv_report_desc {
+    const skv_profile *profile;     /* these six as in skv_cache_desc */
+    skv_target         target;
+    uint32_t           sinks, window, exact_bits;
+    float              outliers;
+    skv_cache         *cache;       /* or in place of them a cache with its own settings, which
+                                       loses all its tokens, before and after */
+    uint32_t           max_queries; /* evenly spread, the last token's among them; 0 = 64 */
+    skv_allocator      allocator;
+    skv_parallel       parallel;
+} skv_report_desc;
+
+/* Q, K, V of the same n_tokens consecutive tokens from position 0, as for skv_profiler_add. Needs
+   more than sinks + window + 64 tokens, else nothing gets into a page: ERR_STATE. heads is NULL or
+   room for n_q_heads of the layer. On an error nothing is written. Cost: per query one skv_attend,
+   one skv_scores and an exact attention in double. */
+SKVDEF skv_result skv_report(const skv_report_desc *desc, uint32_t layer, const skv_span *q,
+                             const skv_span *k, const skv_span *v, size_t n_tokens,
+                             skv_layer_report *out, skv_head_report *heads);
+
+/* Of a model: the thresholds on the means over its layers' reports. Unsafe when n_layers is 0. */
+SKVDEF skv_verdict skv_report_verdict(const skv_layer_report *layers, size_t n_layers);
+#ifndef SKV_NO_STDIO
+/* A page of text: a line for each layer, the verdict; as skv_profile_summary. */
+SKVDEF skv_result skv_report_text(const skv_layer_report *layers, size_t n_layers, char *text,
+                                  size_t capacity, size_t *bytes);
+#endif
+
+/* >>classic -----------------------------------------------------------------------------------
+   Codecs that others published, as published, to compare with or to stay compatible with: one row
+   of floats becomes bytes. No profile, no state, no allocation; matrices are the caller's. Rows
+   must be finite, up to 1e9. Layouts are the same everywhere: integers little endian, f16, codes as
+   one bit stream from the low bits of the first byte. Encoded again under another compiler, a value
+   on the border of two levels may fall to the other. */
+
+/* A random orthogonal matrix [dim][dim], uniformly distributed, for dim 1 to SKV_MAX_HEAD_DIM:
+   Householder reflections of normal vectors (Stewart 1980). And a matrix [dim][dim] of independent
+   unit normals. Both from integers made of the seed; the same numbers everywhere, up to the last
+   bits of libm's log and sqrt. */
+SKVDEF skv_result skv_turbo_rotation(uint64_t seed, size_t dim, float *rotation);
+SKVDEF skv_result skv_turbo_sketch(uint64_t seed, size_t dim, float *sketch);
+
+/* TurboQuant (arXiv 2504.19874). With R the rotation and c the Lloyd-Max levels of a unit normal,
+   the limit of the paper's codebooks for large dim:
+     MSE       x^ = |x| / sqrt(dim) R^T c(sqrt(dim) R x / |x|); error 0.363, 0.117, 0.0345, 0.0095
+               |x|^2 at 1 to 4 bits. row = f16 |x|, dim codes of `bits`.
+     PRODUCT   MSE with bits - 1, then the residual r = x - x^ as QJL (arXiv 2406.03482):
+               x~ = x^ + sqrt(pi/2) / dim |r| S^T sign(S r), S the sketch. q.x~ is q.x on average
+               over S. row = f16 |x|, f16 |r|, dim codes of bits - 1, dim signs (1 = not negative).
+     RESIDUAL  after SpectralQuant's error = min(|x - x_turbo|, |x - x_spectral|): x_turbo is MSE,
+               x_spectral the first `rank` coordinates in the basis in f16 and the rest as MSE; the
+               better of the two. (Its text leaves the residual's format open: this is a reading.)
+               row = f16 norm with the sign bit set for spectral, rank f16, dim codes. */
+typedef enum skv_turbo_form {
+    SKV_TURBO_MSE = 0, SKV_TURBO_PRODUCT = 1, SKV_TURBO_RESIDUAL = 2
+} skv_turbo_form;
+
+typedef struct skv_turbo {
+    skv_turbo_form form;
+    uint32_t       dim;             /* 1 to SKV_MAX_HEAD_DIM */
+    uint32_t       bits;            /* per coordinate, 1 to 8; norms come on top */
+    uint32_t       rank;            /* RESIDUAL: 1 to dim */
+    const float   *rotation;        /* [dim][dim], orthogonal */
+    const float   *sketch;          /* PRODUCT: [dim][dim] */
+    const float   *basis;           /* RESIDUAL: [rank][dim], orthonormal rows */
+} skv_turbo;
+
+SKVDEF size_t     skv_turbo_bytes(const skv_turbo *t);          /* of a row; 0: t is not valid */
+SKVDEF skv_result skv_turbo_encode(const skv_turbo *t, const float *x, void *row);
+SKVDEF skv_result skv_turbo_decode(const skv_turbo *t, const void *row, float *x);
+/* q.x from the codes alone: once per query turned = [R q | S q or basis q], room for 2 dim floats,
+   then dim multiplications a row (two dim for PRODUCT). */
+SKVDEF skv_result skv_turbo_query(const skv_turbo *t, const float *q, float *turned);
+SKVDEF skv_result skv_turbo_dot(const skv_turbo *t, const void *row, const float *turned,
+                                float *dot);
+
+/* JarvisKV of the package spectral-kv 1.0.0: y = R B x with B the first right singular vectors of
+   centred keys; mu and s = 3 sigma of y's coordinates (n - 1 in the variance), in f16; with
+   step = 6 / 2^bits as published, code = floor((clip((y - mu) / s, -1, 1) + 1) / step),
+   y' = mu + s ((code + 1/2) step - 1), and a bit a coordinate for y > y':
+   y^ = y' + step / 2 or y' - step / 2; x^ = B^T R^T y^. Published as it is: the step is that of
+   [-3, 3] on a range of [-1, 1], so a third of the codes is used, and the correction ignores s.
+   row = f16 s, f16 mu, rank codes, rank signs (1 = y > y'). */
+typedef struct skv_jarvis {
+    uint32_t     dim;               /* 2 to SKV_MAX_HEAD_DIM */
+    uint32_t     rank;              /* 2 to dim */
+    uint32_t     bits;              /* 1 to 8 */
+    const float *basis;             /* [rank][dim], orthonormal rows; NULL: x is the latent row */
+    const float *rotation;          /* [rank][rank], orthogonal */
+} skv_jarvis;
+
+SKVDEF size_t     skv_jarvis_bytes(const skv_jarvis *j);        /* of a row; 0: j is not valid */
+SKVDEF skv_result skv_jarvis_encode(const skv_jarvis *j, const float *x, void *row);
+SKVDEF skv_result skv_jarvis_decode(const skv_jarvis *j, const void *row, float *x);
+/* Scores in the latent space: turned = R B q, [rank], then rank multiplications a row. */
+SKVDEF skv_result skv_jarvis_query(const skv_jarvis *j, const float *q, float *turned);
+SKVDEF skv_result skv_jarvis_dot(const skv_jarvis *j, const void *row, const float *turned,
+                                 float *dot);
+
+/* SVDq (arXiv 2502.15304): latent channels in order of falling singular value, in 8 groups of the
+   same size, each with its bits. word names a schedule by its mean, "2.25" (8,4,4,2,0,0,0,0), "2"
+   (8,4,2,1,1,0,0,0), "1.25" (4,4,2,0,0,0,0,0), or spells one in 8 digits, "84420000".
+   skv_svdq_bits: bits of channel i of n are schedule[8 i / n]. */
+SKVDEF skv_result skv_svdq_schedule(const char *word, uint8_t schedule[8]);
+SKVDEF skv_result skv_svdq_bits(const uint8_t schedule[8], size_t n, uint8_t *bits);
+
+/* >>cold --------------------------------------------------------------------------------------
+   Pages for storage and transfer, a third to a half smaller than hot pages at the same quality, and
+   not attended as they lie. Keys are turned back to position 0 (pre-RoPE, where they compact best),
+   and K and V are predicted from what is already coded of the same tokens: V from K, both from the
+   `depth` layers before. What is left goes through a KLT in the metric of output error, one uniform
+   step for all channels of the model (the water level), and an adaptive range coder. Calibrate with
+   skv_chain beside a profiler that has seen the same passages; code with skv_cold. Layers of a page
+   go in order, 0 first, since each is read with the ones before; and keys can be put back at other
+   positions than they had. */
+
+typedef struct skv_chain skv_chain;                 /* sums of calibration passages */
+typedef struct skv_cold_profile skv_cold_profile;   /* what the coder needs; immutable */
+typedef struct skv_cold skv_cold;                   /* the coder of one page at a time */
+
+typedef struct skv_chain_desc {
+    const skv_profiler *profiler;   /* for model, RoPE (skv_profiler_rope comes first), head group,
+                                       sinks, longest passage, allocator */
+    uint32_t            depth;      /* layers to predict from; 0 = 1, SKV_NONE = 0; at most 4 */
+} skv_chain_desc;
+
+SKVDEF skv_result skv_chain_init(skv_chain **out, const skv_chain_desc *desc);
+SKVDEF void       skv_chain_free(skv_chain *c);
+/* A passage as in skv_profiler_add, from position 0; per passage layer 0 first, then in order. */
+SKVDEF skv_result skv_chain_add(skv_chain *c, uint32_t layer, const skv_span *k, const skv_span *v,
+                                size_t n_tokens);
+/* p: a profiler of the same description, with its weights and prices. The same needs as
+   skv_profiler_fit. */
+SKVDEF skv_result skv_chain_fit(const skv_chain *c, const skv_profiler *p, skv_cold_profile **out);
+
+SKVDEF void       skv_cold_profile_free(skv_cold_profile *p);
+/* As skv_profile_save and _load. expect and allocator may be NULL. */
+SKVDEF skv_result skv_cold_profile_save(const skv_cold_profile *p, void *buf, size_t capacity,
+                                        size_t *bytes);
+SKVDEF skv_result skv_cold_profile_load(skv_cold_profile **out, const void *data, size_t bytes,
+                                        const skv_model *expect, const skv_allocator *allocator);
+
+typedef struct skv_cold_desc {
+    const skv_cold_profile *profile;        /* borrowed */
+    float                   bpe;            /* bits per element to expect, above 0, at most 12 */
+    skv_allocator           allocator;
+} skv_cold_desc;
+
+SKVDEF skv_result skv_cold_init(skv_cold **out, const skv_cold_desc *desc);
+SKVDEF void       skv_cold_free(skv_cold *c);
+SKVDEF double     skv_cold_step(const skv_cold *c);         /* the water level, as a step of z */
+SKVDEF size_t     skv_cold_page_most(const skv_cold *c);    /* no page takes more bytes */
+
+/* n <= 64 tokens at positions position .. of one layer become a page:
+     page = "C", u8 version (1), u8 n_tokens, u8 0, u16 layer, u16 step + 32768 (in 64ths of an
+            octave), u32 position, u32 bytes, u32 CRC-32 of bytes 0..15 and 20.. , xor the
+            profile's checksum, xor that of the page of the layer before; then the range coder's
+   All integers little endian. Layers in order: of layer l, pages of the same tokens of the layers
+   before (depth of them) must have been encoded or decoded just before with the same object: else
+   ERR_STATE. Rates are met on average over texts like the calibration. ERR_RANGE: a row is beyond
+   32767 steps; keep such tokens exact. */
+SKVDEF skv_result skv_cold_encode(skv_cold *c, uint32_t layer, uint32_t position, const skv_span *k,
+                                  const skv_span *v, size_t n, void *page, size_t capacity,
+                                  size_t *bytes);
+/* Back to rows as skv_decode gives them. Keys are turned to `position` on; SKV_NONE = where they
+   were. k and v may be NULL. */
+SKVDEF skv_result skv_cold_decode(skv_cold *c, uint32_t layer, uint32_t position, const void *page,
+                                  size_t bytes, float *k, float *v, size_t *n);
+/* The rows that a decoder gets, after encode or decode of this layer. */
+SKVDEF skv_result skv_cold_rows(skv_cold *c, uint32_t layer, uint32_t position, float *k, float *v);
 
 /* >>linalg ------------------------------------------------------------------------------------
    What the fit is made of, useful on its own. Double precision, no allocation, no global state, one
@@ -842,8 +1089,11 @@ typedef struct skvi_kernels {
     /* sum of a[i] b[i] */
     float (*dot)(const float *a, const float *b, size_t n);
     void (*from_f16)(const uint16_t *h, float *out, size_t n);
-    /* values of one channel's 64 codes: out[t] = level(code) * step */
-    void (*expand)(const unsigned char *codes, uint32_t width, float step, float *out);
+    /* values of one channel's 64 codes of half bits h: out[t] = level * step; see >>quant */
+    void (*expand)(const unsigned char *codes, uint32_t h, float step, float *out);
+    /* one token of the encoder's search, in integers: see >>search */
+    void (*search)(const int32_t *c, const int16_t *level, const int32_t *x, int32_t mask,
+                   uint32_t b, int32_t *d, unsigned char *from);
 } skvi_kernels;
 
 /* c[4][16] += a[4][k] b[k][16]: sixteen lanes of four sums that stay in registers */
@@ -1734,7 +1984,15 @@ SKVDEF skv_result skv_svd(const double *a, size_t m, size_t n, size_t lda, doubl
 typedef struct skvi_gram {          /* one stream of one head group; sums over tokens */
     double *sum;                    /* [D] */
     double *gram;                   /* [D][D], upper triangle: sum of x x^T */
+    double *cross;                  /* K: [D][2 pairs], room for d: sum of x wave^T; V: NULL */
 } skvi_gram;
+
+/* RoPE of a layer: pair p holds elements at(p) and at(p) + apart. wave(t) is the vector of
+   cos(t freq[p]), then sin(t freq[p]), p < pairs. */
+typedef struct skvi_turn {
+    uint32_t style, pairs;          /* 0, 0: keys are not turned */
+    float   *freq;                  /* [pairs] */
+} skvi_turn;
 
 typedef struct skvi_player {
     skv_layer shape;
@@ -1744,6 +2002,8 @@ typedef struct skvi_player {
     double    *mk_plain, *mk;       /* [n_kv][d][d]: sums of q q^T scale^2; times a_i */
     double    *mass;                /* [n_q]: sum of p_ij^2 over what will be read from pages */
     float     *wo;                  /* [n_q][dv][dv]: W_O,h^T W_O,h, or the identity */
+    skvi_turn  turn;                /* freq has room for d / 2 */
+    double    *wave_sum, *wave;     /* [d], [d][d] upper triangle, of 2 pairs: sums over tokens */
 } skvi_player;
 
 struct skv_profiler {
@@ -1761,7 +2021,7 @@ struct skv_profiler {
 };
 
 static void skvi_profiler_grams(skvi_arena *a, skvi_gram *g, uint32_t n_groups, uint32_t n_kv,
-                                uint32_t head_group, uint32_t dim)
+                                uint32_t head_group, uint32_t dim, int keys)
 {
     uint32_t i;
     for (i = 0; i < n_groups; i++) {
@@ -1769,9 +2029,11 @@ static void skvi_profiler_grams(skvi_arena *a, skvi_gram *g, uint32_t n_groups, 
         size_t d = (size_t)(left < head_group ? left : head_group) * dim;
         double *sum = (double *)skvi_take(a, d, sizeof(double));
         double *gram = (double *)skvi_take(a, d, d * sizeof(double));
+        double *cross = (double *)skvi_take(a, keys ? d : 0, dim * sizeof(double));
         if (g) {
             g[i].sum = sum;
             g[i].gram = gram;
+            g[i].cross = keys ? cross : NULL;
         }
     }
 }
@@ -1791,8 +2053,9 @@ static void skvi_profiler_layout(skvi_arena *a, skv_profiler *p, const skv_model
         l->price[0] = l->price[1] = 1;
         l->k = (skvi_gram *)skvi_take(a, l->n_groups, sizeof(skvi_gram));
         l->v = (skvi_gram *)skvi_take(a, l->n_groups, sizeof(skvi_gram));
-        skvi_profiler_grams(a, l->k, l->n_groups, s.n_kv_heads, p->head_group, s.head_dim);
-        skvi_profiler_grams(a, l->v, l->n_groups, s.n_kv_heads, p->head_group, s.head_dim_v);
+        skvi_profiler_grams(a, l->k, l->n_groups, s.n_kv_heads, p->head_group, s.head_dim, 1);
+        skvi_profiler_grams(a, l->v, l->n_groups, s.n_kv_heads, p->head_group, s.head_dim_v,
+                            0);
         l->mk_plain = (double *)skvi_take(a, (size_t)s.n_kv_heads * s.head_dim,
                                           s.head_dim * sizeof(double));
         l->mk = (double *)skvi_take(a, (size_t)s.n_kv_heads * s.head_dim,
@@ -1800,6 +2063,9 @@ static void skvi_profiler_layout(skvi_arena *a, skv_profiler *p, const skv_model
         l->mass = (double *)skvi_take(a, s.n_q_heads, sizeof(double));
         l->wo = (float *)skvi_take(a, (size_t)s.n_q_heads * s.head_dim_v,
                                    s.head_dim_v * sizeof(float));
+        l->turn.freq = (float *)skvi_take(a, s.head_dim / 2, sizeof(float));
+        l->wave_sum = (double *)skvi_take(a, s.head_dim, sizeof(double));
+        l->wave = (double *)skvi_take(a, s.head_dim, s.head_dim * sizeof(double));
     }
     p->scratch = (unsigned char *)skvi_take(a, p->scratch_bytes, 1);
     p->bytes = a->used;
@@ -1812,6 +2078,7 @@ typedef struct skvi_addwork {
     float *vgv, *s, *cross;         /* [n], [QTILE][n], [QTILE][n] */
     float *q, *o, *og;              /* [QTILE][d], [QTILE][dv], [QTILE][dv] */
     float *rows;                    /* [64][D]: tokens of a head group side by side */
+    float *waves;                   /* [64][d] */
     double *a;                      /* [QTILE] */
 } skvi_addwork;
 
@@ -1829,6 +2096,7 @@ static void skvi_add_layout(skvi_arena *a, skvi_addwork *w, const skv_layer *s, 
     w->o = (float *)skvi_take(a, SKVI_QTILE, dv * f);
     w->og = (float *)skvi_take(a, SKVI_QTILE, dv * f);
     w->rows = (float *)skvi_take(a, 64u * (size_t)head_group, big * f);
+    w->waves = (float *)skvi_take(a, 64, d * f);
     w->a = (double *)skvi_take(a, SKVI_QTILE, sizeof(double));
 }
 
@@ -2020,11 +2288,64 @@ SKVDEF skv_result skv_profiler_price(skv_profiler *p, uint32_t layer, double pri
     return SKV_OK;
 }
 
-/* Adds tokens first .. n-1 of one head group to its mean and Gram. */
-static void skvi_add_gram(skvi_gram *g, const skvi_tokens *x, size_t first, size_t n, size_t head0,
-                          size_t heads, float *rows)
+SKVDEF skv_result skv_profiler_rope(skv_profiler *p, uint32_t layer, skv_rope style,
+                                    const float *freqs, size_t n_pairs)
 {
-    size_t D = heads * x->dim, t, i, h, m;
+    skvi_player *l;
+    size_t i;
+    if (!p || layer >= p->model.n_layers || !freqs || !n_pairs) return SKV_ERR_ARG;
+    l = &p->player[layer];
+    if (style != SKV_ROPE_ADJACENT && style != SKV_ROPE_HALVES) return SKV_ERR_ARG;
+    if (n_pairs > l->shape.head_dim / 2) return SKV_ERR_SHAPE;
+    if (l->n_queries > 0) return SKV_ERR_STATE;
+    for (i = 0; i < n_pairs; i++)
+        if (!(freqs[i] >= -10 && freqs[i] <= 10)) return SKV_ERR_ARG;
+    l->turn.style = (uint32_t)style;
+    l->turn.pairs = (uint32_t)n_pairs;
+    memcpy(l->turn.freq, freqs, n_pairs * sizeof(float));
+    return SKV_OK;
+}
+
+/* wave(position), [2 pairs] */
+static void skvi_wave(const skvi_turn *r, double position, float *wave)
+{
+    uint32_t p;
+    for (p = 0; p < r->pairs; p++) {
+        double angle = position * (double)r->freq[p];
+        wave[p] = (float)cos(angle);
+        wave[r->pairs + p] = (float)sin(angle);
+    }
+}
+
+/* First element of a pair, and how far the second is behind it. */
+static size_t skvi_turn_at(const skvi_turn *r, size_t p)
+{
+    return r->style == SKV_ROPE_ADJACENT ? 2 * p : p;
+}
+static size_t skvi_turn_apart(const skvi_turn *r)
+{
+    return r->style == SKV_ROPE_ADJACENT ? 1 : r->pairs;
+}
+
+/* Adds tokens first .. n-1 to the sums over waves. */
+static void skvi_add_waves(skvi_player *l, size_t first, size_t n, float *waves)
+{
+    size_t F = 2 * (size_t)l->turn.pairs, t, i, m;
+    for (; first < n && F; first += m) {
+        m = n - first < 64 ? n - first : 64;
+        for (t = 0; t < m; t++) {
+            skvi_wave(&l->turn, (double)(first + t), waves + t * F);
+            for (i = 0; i < F; i++) l->wave_sum[i] += (double)waves[t * F + i];
+        }
+        skvi_syrk_add(l->wave, F, waves, m, F);
+    }
+}
+
+/* Adds tokens first .. n-1 of one head group to its mean and Gram, and with a turn to cross. */
+static void skvi_add_gram(skvi_gram *g, const skvi_tokens *x, size_t first, size_t n, size_t head0,
+                          size_t heads, float *rows, const skvi_turn *turn, float *waves)
+{
+    size_t D = heads * x->dim, t, i, h, m, F = turn ? 2 * (size_t)turn->pairs : 0;
     for (; first < n; first += m) {
         m = n - first < 64 ? n - first : 64;
         for (t = 0; t < m; t++)
@@ -2033,6 +2354,10 @@ static void skvi_add_gram(skvi_gram *g, const skvi_tokens *x, size_t first, size
         for (t = 0; t < m; t++)
             for (i = 0; i < D; i++) g->sum[i] += (double)rows[t * D + i];
         skvi_syrk_add(g->gram, D, rows, m, D);
+        for (t = 0; t < m && F; t++) skvi_wave(turn, (double)(first + t), waves + t * F);
+        if (F)
+            skvi_gemm_add(g->cross, F, D, F, m, skvi_view_t(skvi_view_f(rows, D)),
+                          skvi_view_f(waves, F), 0);
     }
 }
 
@@ -2172,9 +2497,10 @@ SKVDEF skv_result skv_profiler_add(skv_profiler *p, uint32_t layer, const skv_sp
     for (g = 0; g < l->n_groups; g++) {
         size_t h0 = g * p->head_group, left = l->shape.n_kv_heads - h0;
         size_t heads = left < p->head_group ? left : p->head_group;
-        skvi_add_gram(&l->k[g], &vk, first, n_tokens, h0, heads, w.rows);
-        skvi_add_gram(&l->v[g], &vv, first, n_tokens, h0, heads, w.rows);
+        skvi_add_gram(&l->k[g], &vk, first, n_tokens, h0, heads, w.rows, &l->turn, w.waves);
+        skvi_add_gram(&l->v[g], &vv, first, n_tokens, h0, heads, w.rows, NULL, NULL);
     }
+    skvi_add_waves(l, first, n_tokens, w.waves);
     for (g = 0; g < l->shape.n_kv_heads; g++)
         skvi_add_kv_head(p, l, &w, &vq, &vk, &vv, n_tokens, g);
     l->n_tokens += (double)(n_tokens - first);
@@ -2195,6 +2521,12 @@ static void skvi_sum(double *to, const double *from, size_t n)
     for (i = 0; i < n; i++) to[i] += from[i];
 }
 
+static int skvi_same_turn(const skvi_turn *a, const skvi_turn *b)
+{
+    return a->style == b->style && a->pairs == b->pairs &&
+           !memcmp(a->freq, b->freq, a->pairs * sizeof(float));
+}
+
 SKVDEF skv_result skv_profiler_merge(skv_profiler *p, const skv_profiler *other)
 {
     uint32_t i, g;
@@ -2211,7 +2543,8 @@ SKVDEF skv_result skv_profiler_merge(skv_profiler *p, const skv_profiler *other)
         if (!skvi_same_layer(a, b) || a->sliding_window != b->sliding_window ||
             skvi_bits(a->scale) != skvi_bits(b->scale) ||
             skvi_bits(a->softcap) != skvi_bits(b->softcap) ||
-            memcmp(p->player[i].wo, other->player[i].wo, wo))
+            memcmp(p->player[i].wo, other->player[i].wo, wo) ||
+            !skvi_same_turn(&p->player[i].turn, &other->player[i].turn))
             return SKV_ERR_SHAPE;
     }
     for (i = 0; i < p->model.n_layers; i++) {
@@ -2223,12 +2556,15 @@ SKVDEF skv_result skv_profiler_merge(skv_profiler *p, const skv_profiler *other)
             size_t heads = left < p->head_group ? left : p->head_group;
             skvi_sum(l->k[g].sum, o->k[g].sum, heads * d);
             skvi_sum(l->k[g].gram, o->k[g].gram, heads * d * heads * d);
+            skvi_sum(l->k[g].cross, o->k[g].cross, heads * d * d);
             skvi_sum(l->v[g].sum, o->v[g].sum, heads * dv);
             skvi_sum(l->v[g].gram, o->v[g].gram, heads * dv * heads * dv);
         }
         skvi_sum(l->mk_plain, o->mk_plain, kv * d * d);
         skvi_sum(l->mk, o->mk, kv * d * d);
         skvi_sum(l->mass, o->mass, l->shape.n_q_heads);
+        skvi_sum(l->wave_sum, o->wave_sum, d);
+        skvi_sum(l->wave, o->wave, d * d);
         l->n_tokens += o->n_tokens;
         l->n_queries += o->n_queries;
     }
@@ -2301,25 +2637,82 @@ static void skvi_metric(const skvi_player *l, skv_kind kind, size_t head, double
 }
 
 /* Centred covariance of a stream into c [D][D], full; mean into the profile. */
-static void skvi_covariance(const skvi_gram *g, double n, size_t D, double *c, float *mean)
+static void skvi_covariance(const double *sum, const double *gram, double n, size_t D, double *c,
+                            float *mean)
 {
     size_t i, j;
-    for (i = 0; i < D; i++) mean[i] = (float)(g->sum[i] / n);
+    for (i = 0; i < D; i++) mean[i] = (float)(sum[i] / n);
     for (i = 0; i < D; i++)
         for (j = i; j < D; j++) {
-            double x = g->gram[i * D + j] / n - (g->sum[i] / n) * (g->sum[j] / n);
+            double x = gram[i * D + j] / n - (sum[i] / n) * (sum[j] / n);
             c[i * D + j] = c[j * D + i] = x;
         }
+}
+
+/* The unturned mean of each key, mu = mean of R(-t) k, in pairs that turn: sums are in cross. */
+static void skvi_unturned_mean(const skvi_player *l, const skvi_gram *g, size_t heads, float *mu)
+{
+    const skvi_turn *r = &l->turn;
+    size_t h, p, d = l->shape.head_dim, P = r->pairs, apart = skvi_turn_apart(r);
+    memset(mu, 0, heads * d * sizeof(float));
+    for (h = 0; h < heads; h++)
+        for (p = 0; p < P; p++) {
+            size_t i = h * d + skvi_turn_at(r, p);
+            const double *a = g->cross + i * 2 * P, *b = a + apart * 2 * P;
+            mu[i] = (float)((a[p] + b[P + p]) / l->n_tokens);
+            mu[i + apart] = (float)((b[p] - a[P + p]) / l->n_tokens);
+        }
+}
+
+/* Element i of R(t) mu is x cos(t f) + y sin(t f): its pair p, x and y. 0 where i does not turn. */
+static int skvi_turn_row(const skvi_turn *r, const float *mu, size_t i, size_t *p, double *x,
+                         double *y)
+{
+    size_t apart = skvi_turn_apart(r), second;
+    if (i >= 2 * (size_t)r->pairs) return 0;
+    second = r->style == SKV_ROPE_ADJACENT ? i & 1u : i >= apart;
+    *p = r->style == SKV_ROPE_ADJACENT ? i / 2 : i - second * apart;
+    *x = (double)mu[i];
+    *y = second ? (double)mu[i - apart] : -(double)mu[i + apart];
+    return 1;
+}
+
+/* Sums of k - R(t) mu from those of k: with the linear map R(t) mu = W wave(t),
+   sum - W wave_sum, and gram - cross W^T - W cross^T + W wave W^T. sum [D], gram [D][D]. */
+static void skvi_take_turn(const skvi_player *l, const skvi_gram *g, size_t heads, const float *mu,
+                           double *sum, double *gram)
+{
+    const skvi_turn *r = &l->turn;
+    size_t d = l->shape.head_dim, D = heads * d, F = 2 * (size_t)r->pairs, P = r->pairs, i, j;
+    memcpy(sum, g->sum, D * sizeof(double));
+    memcpy(gram, g->gram, D * D * sizeof(double));
+    for (i = 0; i < D; i++) {
+        size_t p = 0, q = 0;
+        double x = 0, y = 0, u = 0, v = 0;
+        int turns = skvi_turn_row(r, mu + i / d * d, i % d, &p, &x, &y);
+        if (turns) sum[i] -= x * l->wave_sum[p] + y * l->wave_sum[P + p];
+        for (j = i; j < D; j++) {
+            double *to = &gram[i * D + j];
+            if (turns) *to -= x * g->cross[j * F + p] + y * g->cross[j * F + P + p];
+            if (!skvi_turn_row(r, mu + j / d * d, j % d, &q, &u, &v)) continue;
+            *to -= u * g->cross[i * F + q] + v * g->cross[i * F + P + q];
+            if (!turns) continue;
+            *to += x * u * l->wave[p < q ? p * F + q : q * F + p] + x * v * l->wave[p * F + P + q];
+            *to += y * u * l->wave[q * F + P + p];
+            *to += y * v * l->wave[p < q ? (P + p) * F + P + q : (P + q) * F + P + p];
+        }
+    }
 }
 
 /* The profile object. */
 typedef struct skvi_stream {        /* K or V of one head group: D = heads * dim channels */
     uint32_t heads, dim, D;
     float *mean;                    /* [D] */
+    float *turn;                    /* [D] unturned mean, K with RoPE only: else NULL */
     float *var;                     /* [D] descending, in units of expected output error */
     float *enc;                     /* [D][D]: whitened latent u = enc (x - mean) */
     float *dec;                     /* [D][D], row = channel: x = mean + sum_c u_c dec[c] */
-} skvi_stream;
+} skvi_stream;                      /* with turn, mean + R(position) turn takes mean's place */
 
 struct skv_profile {
     skv_allocator alloc;
@@ -2331,6 +2724,7 @@ struct skv_profile {
     skv_target    target;
     double        n_tokens;         /* calibrated on, per layer */
     skv_layer    *layers;
+    skvi_turn    *turn;             /* [n_layers] */
     uint32_t     *first;            /* [n_layers + 1]: first stream of a layer; K groups, then V */
     skvi_stream  *stream;           /* [n_streams] */
 };
@@ -2341,7 +2735,17 @@ static const skvi_stream *skvi_stream_at(const skv_profile *p, uint32_t layer, i
                       g];
 }
 
-static void skvi_profile_layout(skvi_arena *a, skv_profile *p, const skv_model *m)
+/* turn: of a layer, `stride` bytes apart, or NULL for none. */
+typedef struct skvi_turns { const skvi_turn *first; size_t stride; } skvi_turns;
+
+static const skvi_turn *skvi_turns_at(const skvi_turns *t, uint32_t layer)
+{
+    if (!t || !t->first) return NULL;
+    return (const skvi_turn *)(const void *)((const char *)t->first + layer * t->stride);
+}
+
+static void skvi_profile_layout(skvi_arena *a, skv_profile *p, const skv_model *m,
+                                const skvi_turns *turns)
 {
     uint32_t i, g, n = 0, at = 0;
     int kind;
@@ -2351,13 +2755,22 @@ static void skvi_profile_layout(skvi_arena *a, skv_profile *p, const skv_model *
     }
     p->n_streams = n;
     p->layers = (skv_layer *)skvi_take(a, m->n_layers, sizeof *p->layers);
+    p->turn = (skvi_turn *)skvi_take(a, m->n_layers, sizeof *p->turn);
     p->first = (uint32_t *)skvi_take(a, m->n_layers + 1u, sizeof *p->first);
     p->stream = (skvi_stream *)skvi_take(a, n, sizeof *p->stream);
     for (i = 0; i < m->n_layers; i++) {
         skv_layer s = skvi_model_layer(m, i);
         uint32_t n_groups = skvi_groups(&s, p->head_group);
+        const skvi_turn *turn = skvi_turns_at(turns, i);
+        uint32_t pairs = turn ? turn->pairs : 0;
+        float *freq = (float *)skvi_take(a, pairs, sizeof(float));
         (void)skvi_fill_layer(&s);
         if (a->base) p->first[i] = at;
+        if (a->base && pairs) {
+            p->turn[i] = *turn;
+            p->turn[i].freq = freq;
+            memcpy(freq, turn->freq, pairs * sizeof(float));
+        }
         for (kind = 0; kind < 2; kind++)
             for (g = 0; g < n_groups; g++, at++) {
                 skvi_stream tmp, *t = a->base ? &p->stream[at] : &tmp;
@@ -2366,6 +2779,8 @@ static void skvi_profile_layout(skvi_arena *a, skv_profile *p, const skv_model *
                 t->dim = kind ? s.head_dim_v : s.head_dim;
                 t->D = t->heads * t->dim;
                 t->mean = (float *)skvi_take(a, t->D, sizeof(float));
+                t->turn = (float *)skvi_take(a, !kind && pairs ? t->D : 0, sizeof(float));
+                if (kind || !pairs) t->turn = NULL;
                 t->var = (float *)skvi_take(a, t->D, sizeof(float));
                 t->enc = (float *)skvi_take(a, t->D, t->D * sizeof(float));
                 t->dec = (float *)skvi_take(a, t->D, t->D * sizeof(float));
@@ -2376,7 +2791,7 @@ static void skvi_profile_layout(skvi_arena *a, skv_profile *p, const skv_model *
 
 /* An empty profile for a checked model. */
 static skv_result skvi_profile_new(skv_profile **out, const skv_model *m, uint32_t head_group,
-                                   const skv_allocator *alloc)
+                                   const skvi_turns *turns, const skv_allocator *alloc)
 {
     skv_profile tmp, *p;
     skvi_arena a = {NULL, 0, 0};
@@ -2388,7 +2803,7 @@ static skv_result skvi_profile_new(skv_profile **out, const skv_model *m, uint32
     if (r != SKV_OK) return r;
     tmp.head_group = head_group;
     (void)skvi_take(&a, 1, sizeof tmp);
-    skvi_profile_layout(&a, &tmp, m);
+    skvi_profile_layout(&a, &tmp, m, turns);
     if (a.overflow || a.used > (size_t)-1 / 4) return SKV_ERR_MEMORY;
     bytes = a.used + SKVI_ALIGN;
     block = tmp.alloc.alloc(tmp.alloc.user, bytes);
@@ -2400,7 +2815,7 @@ static skv_result skvi_profile_new(skv_profile **out, const skv_model *m, uint32
     *p = tmp;
     p->block = block;
     p->bytes = bytes;
-    skvi_profile_layout(&a, p, m);
+    skvi_profile_layout(&a, p, m, turns);
     skvi_copy_model(&p->model, m, p->layers, p->name);
     *out = p;
     return SKV_OK;
@@ -2431,6 +2846,23 @@ SKVDEF skv_result skv_profile_spectrum(const skv_profile *p, uint32_t layer, skv
     return SKV_OK;
 }
 
+SKVDEF skv_result skv_profile_transform(const skv_profile *p, uint32_t layer, skv_kind kind,
+                                        uint32_t group, skv_transform *out)
+{
+    const float *variance;
+    const skvi_stream *s;
+    size_t n;
+    if (!out || skv_profile_spectrum(p, layer, kind, group, &variance, &n) != SKV_OK)
+        return SKV_ERR_ARG;
+    s = skvi_stream_at(p, layer, (int)kind, group);
+    out->n = n;
+    out->mean = s->mean;
+    out->variance = variance;
+    out->encode = s->enc;
+    out->decode = s->dec;
+    return SKV_OK;
+}
+
 /* Fit of one stream: eigenvectors of R C R, R = blockdiag of the heads' metric roots.
    u = diag(1/sd) V R (x - mean), and back with R^-1 V^T diag(sd). */
 static skv_result skvi_fit_stream(const skvi_player *l, skv_kind kind, const skvi_gram *g,
@@ -2439,7 +2871,13 @@ static skv_result skvi_fit_stream(const skvi_player *l, skv_kind kind, const skv
     size_t D = s->D, d = s->dim, h, i, c;
     double least, price = l->price[kind];
     skv_result r = SKV_OK, e;
-    skvi_covariance(g, l->n_tokens, D, w->c, s->mean);
+    if (s->turn) {
+        skvi_unturned_mean(l, g, s->heads, s->turn);
+        skvi_take_turn(l, g, s->heads, s->turn, w->w, w->t);
+        skvi_covariance(w->w, w->t, l->n_tokens, D, w->c, s->mean);
+    } else {
+        skvi_covariance(g->sum, g->gram, l->n_tokens, D, w->c, s->mean);
+    }
     for (h = 0; h < s->heads; h++) {
         skvi_metric(l, kind, head0 + h, w->m);
         e = skvi_root(w->m, d, w->root + h * d * d, w->inv + h * d * d, w->t, w->w);
@@ -2488,6 +2926,7 @@ SKVDEF skv_result skv_profiler_fit(const skv_profiler *p, const skv_target *fall
 {
     skv_profile *f = NULL;
     skvi_arena a = {NULL, 0, 0};
+    skvi_turns turns;
     size_t bytes;
     void *block;
     uint32_t i, g;
@@ -2496,7 +2935,9 @@ SKVDEF skv_result skv_profiler_fit(const skv_profiler *p, const skv_target *fall
     if (!p || !out || (fallback && skvi_check_target(fallback) != SKV_OK)) return SKV_ERR_ARG;
     for (i = 0; i < p->model.n_layers; i++)
         if (p->player[i].n_tokens < SKV_PAGE_TOKENS) return SKV_ERR_STATE;
-    r = skvi_profile_new(&f, &p->model, p->head_group, &p->alloc);
+    turns.first = &p->player[0].turn;
+    turns.stride = sizeof p->player[0];
+    r = skvi_profile_new(&f, &p->model, p->head_group, &turns, &p->alloc);
     if (r != SKV_OK) return r;
     f->sinks = p->sinks;
     f->window = p->window;
@@ -2527,9 +2968,107 @@ SKVDEF skv_result skv_profiler_fit(const skv_profiler *p, const skv_target *fall
 }
 
 /* >>quant -------------------------------------------------------------------------------------
-   Scalar codebooks for a unit normal: Lloyd-Max levels (Max 1960; widths 7 and 8 uniform), rounded
-   to int8 so that inner loops may be integer. Level of code = table * unit. Symmetric: only the
-   positive half is kept; code c >= 2^(w-1) is +half[c - 2^(w-1)], below it mirrors. */
+   The codes of one channel in one page: 64 tokens, half bits h = 1 to 16 each (h / 2 bits), as one
+   little-endian bit stream of 32 h bits. A value is level * unit * scale, levels are int8 so that
+   inner loops may be integer.
+
+   h = 1 to 8, bit-shift trellis (the idea: Tseng et al., QTIP, arXiv 2406.11235): token t ends at
+   bit e = (t + 1) h / 2, rounded down, and its level is a table's entry for the 8 bits before e.
+   The stream is a circle (tail-biting), so the first tokens see the last bits. No state is needed
+   to decode: any token can be read alone. Encoding is a Viterbi search. Tables were trained on unit
+   normals by Lloyd's iteration (tools/train_trellis.c); odd h have one for even and one for odd
+   tokens; the entry of ~window is minus that of window, so half is kept.
+
+   h = 10, 12, 14, 16: scalar codes of 5 to 8 bits, Lloyd-Max levels for a unit normal (Max 1960; 7
+   and 8 uniform). Code c >= 2^(w-1) is +half[c - 2^(w-1)], below it mirrors. Widths 1 to 4 of that
+   table serve >>classic. */
+#define SKVI_MODES 13u              /* half bits a channel may take, the plan's choices */
+#define SKVI_TRELLIS_MODES 9u       /* of them, none and the trellis */
+static const unsigned char skvi_mode_half[SKVI_MODES] = {
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16
+};
+static const signed char skvi_trellis[12][128] = {
+    {-25, -5, -48, -14, -25, 51, 102, -33, -71, 12, 57, -108, 43, -7, -71, 65, -2, 30, -55, 28,
+     -28, 43, -54, 66, 100, -60, -1, -6, 25, -23, -55, 24, -38, -52, 1, 84, 6, -51, 16, 59, 11, 55,
+     -97, 18, -65, 44, -6, 26, 11, 29, -21, -41, 98, -127, 12, 56, -6, -30, 63, -39, 74, -72, 10,
+     2, -15, -7, -37, 52, -117, 82, -27, 60, 56, -1, -84, 51, 18, -64, 92, -28, 67, -55, 90, -35,
+     -15, 33, 8, -42, -2, 44, 16, -5, 44, -11, -11, -49, 1, 6, -88, 64, -71, -36, 40, -11, 67, -82,
+     26, -25, 36, -8, 3, -16, 48, 11, -9, 106, -41, 1, -17, -6, 39, 74, 37, -75, -46, 18, -96,
+     -36},
+    {-62, 91, -31, 27, 36, -40, 22, -106, 47, -111, -9, 58, 71, -55, -25, -6, -5, -6, 66, -17, -55,
+     47, -60, 57, -18, -4, -60, 100, 35, -21, -7, -12, 61, -86, -32, 17, -22, 102, -35, 35, -68,
+     -12, -35, 87, -16, 22, 31, -45, -24, 2, 4, -4, 68, 0, 47, -28, -92, 74, 24, -21, -37, 29, 26,
+     -56, -46, 23, -7, -21, -25, 81, 59, -57, 14, 43, 27, -42, -125, -2, -1, 35, -76, -3, 85, 12,
+     70, -24, -19, -17, 11, -31, -28, 29, 71, -9, -68, 30, -47, -6, 41, 46, 103, -72, 36, -44, 4,
+     -20, 13, -11, 32, 57, -74, 16, 90, -61, -27, -24, 63, -68, -40, 83, -65, 48, -19, 37, 30, -71,
+     72, -87},
+    {-71, 16, -7, 29, -55, 7, 18, 119, 38, -49, -42, 49, -54, 20, -15, 70, -70, 84, 22, -18, 41,
+     -75, 25, -34, 39, -37, -29, 46, 38, -52, -18, 42, -6, 103, -5, 91, 99, 17, 6, -68, -59, -68,
+     8, 70, -7, -88, -18, 15, 73, -19, -89, -10, -15, 59, -82, 24, 34, -23, 34, -50, 2, 99, 40,
+     -18, 114, 27, -40, 26, -22, 47, -50, 43, 43, -28, 21, -84, 16, -30, -37, 26, 76, -61, -3, -67,
+     4, 72, -8, -24, -14, -124, 61, -11, 127, 29, -9, -39, 15, -83, -24, 36, 45, -46, -46, 38, -47,
+     62, -10, 22, -49, 37, 87, -24, -15, 73, 44, -45, 38, -57, -24, 25, -17, 66, -10, 6, 28, -83,
+     51, -25},
+    {12, -11, -42, 38, -63, -21, 23, 67, 79, 34, -11, -66, -109, -59, 2, -15, 89, 11, 42, -25, 15,
+     -29, -84, 22, 69, -55, -17, 18, 41, 21, -8, 106, 29, -20, -75, -17, 21, 81, -11, -46, 48, 6,
+     -36, 20, -21, 51, 12, -61, -6, -115, -50, 52, -56, 97, 0, 23, 54, -18, 30, -25, 3, 60, -34,
+     11, 30, 81, -3, -59, -47, 38, -39, 13, 4, 43, 82, -16, -17, 12, 42, -31, -75, 55, 7, -34, 36,
+     -27, 79, -5, -37, -86, 7, 30, -35, 15, -44, -95, -20, -71, 43, 9, 48, 37, -21, -16, -77, -25,
+     4, 51, 74, -3, -31, 28, -26, -51, -127, 14, -9, -51, 16, 60, 6, 68, 2, -40, -73, -32, 26, 55},
+    {90, -78, 16, -24, -24, -87, -31, 33, 49, -4, 64, -8, -21, 28, -36, -121, -56, 9, -25, 47, 42,
+     -25, 17, -32, 58, -4, -53, 28, -47, 19, 78, -13, -80, 25, 54, -46, 18, -19, -55, 1, 74, 1,
+     -53, 38, 27, -26, -64, 3, 8, -62, 47, 94, -21, 28, -57, 67, -6, -56, 3, 101, -21, 44, 25, -22,
+     42, -12, 89, 37, -11, 50, 9, -37, 16, -46, -3, 91, -6, 66, 20, -50, -27, 57, 21, -87, -6, 6,
+     -35, 27, -66, -6, -80, 30, -13, 35, 41, -19, -44, -2, 26, -40, 70, -4, 58, 5, 6, -63, 71, -10,
+     9, -112, 32, -36, -51, 20, 0, -44, 73, -14, 126, 31, 83, 23, 31, -36, 42, -16, -55, 14},
+    {-12, 96, -47, 41, -76, -4, 48, 7, 30, -4, 71, -43, 0, 12, -28, -57, 48, -21, -54, 10, -29, 39,
+     14, 70, 102, -53, -10, 41, 19, -36, -14, -80, 28, 63, -18, 6, -21, 60, 20, 3, -13, 76, 38,
+     -87, -45, 1, 104, 15, -127, 8, -70, -27, -53, -29, 37, 0, -21, 8, 32, -50, -4, -40, 20, 65,
+     64, -51, 5, 19, 15, -65, -39, -19, 73, 33, -29, 6, -33, 31, -64, -6, 18, -51, 91, -14, 25, -7,
+     -37, -89, 40, 53, 16, -12, -42, -11, 18, 53, 3, -97, -40, -39, 30, -65, -13, 55, 40, 8, -22,
+     2, 55, -32, -7, 28, -48, -21, 23, -69, 6, -2, 73, 34, -63, -13, -31, 30, 36, 10, -34, -20},
+    {-47, 66, -26, -7, 44, 10, -6, 26, -25, -23, 27, 9, -8, -46, -41, -5, -25, 11, 78, 37, -52, -1,
+     51, 30, 7, 47, -28, -71, -100, -12, 29, -50, -86, -58, -5, 46, 21, 74, -22, -36, 1, 19, -22,
+     17, -15, 39, 73, 46, -8, 5, -31, -32, 23, -100, -78, -56, 33, 20, -61, 5, 44, 59, 93, -21, 50,
+     -34, 33, 23, -45, -18, 16, 2, -55, 28, 64, -33, 2, -13, -81, 20, 70, -13, 30, -35, 8, 46, 11,
+     -56, -15, 75, 41, 11, 19, -52, -5, -25, 124, -12, -32, 17, -60, -4, -114, 38, -14, 96, 27,
+     -47, 9, 4, 43, 68, 25, 57, -7, 36, -32, 89, -52, -2, 19, 40, -35, -16, -68, -5, 9, 73},
+    {31, -4, -23, -53, 5, 41, 88, -40, -44, 26, -77, 0, -33, 52, 107, 9, 49, -9, -28, 11, -43, 16,
+     -94, -14, 27, -10, -51, -69, -16, -32, 19, -3, -44, 5, 25, -17, -17, -49, -73, 6, -63, 45, 12,
+     -18, 59, -38, 30, -14, -28, 37, -83, -8, 31, 52, 5, 82, -69, 14, -13, -35, -49, -4, 51, 20,
+     -6, -38, -83, 35, -28, 22, 61, -2, -7, 15, -34, -127, -106, 2, 68, 45, 1, 21, 59, 71, -73,
+     -23, -53, 15, -39, 35, 3, -16, 38, 13, -50, -22, 88, 18, 53, -5, -55, -16, 47, 19, -29, 48,
+     -4, 20, -29, -8, -67, 21, -92, 3, 29, -27, 1, -61, 33, -34, -64, -31, 27, 64, 8, 44, -22,
+     -59},
+    {-64, 5, -48, 26, -28, 5, -15, -35, -52, 43, -29, 24, -14, 19, -4, 8, -42, -12, 7, 24, 54, -36,
+     30, -22, -32, -26, 76, 48, -8, 31, 12, -50, 16, -64, -8, 43, 3, 70, 100, -127, 35, 73, -77,
+     44, 15, 98, 59, -7, 19, 64, 45, 2, -30, -77, -7, 33, 20, 35, 55, 88, 3, -15, -51, -31, -23,
+     81, 5, -44, 35, 20, -59, -7, 10, -52, -14, -2, -75, 53, -27, -37, -23, 43, 24, -36, -60, -3,
+     -21, 8, -5, -8, -41, -18, 17, -44, -26, -67, 89, -30, 25, 111, 50, -15, -2, 65, 93, -9, -47,
+     10, 51, 32, -19, 64, 58, -36, -5, 41, 15, -19, 80, 23, 63, -14, 33, 12, 30, 18, 46, 0},
+    {13, -67, 28, 7, -16, 60, 47, -34, -5, -52, 40, 20, 2, 35, -25, -41, -36, 13, -19, 28, -9, -53,
+     0, -79, 60, 41, 11, 47, 23, 32, 3, 16, -45, -21, -93, -82, -4, -66, -32, -28, 17, 50, -12, 31,
+     20, -21, -2, 7, 29, 56, -66, -51, -126, -13, 11, -39, 19, 47, 0, -29, 71, -19, -8, 4, 80,
+     -111, 47, 32, -27, 10, -17, -1, -35, 5, 24, 39, -10, 101, 60, 19, 13, -9, 2, 53, -48, -33,
+     -21, 48, -9, -66, -41, -17, 35, 21, -27, -55, -28, -92, -42, -57, 13, 28, 76, -45, 102, -19,
+     3, 60, -83, 84, -72, -6, 56, -28, 37, -38, 12, 38, 28, 21, 8, -11, -20, -6, 46, 2, -66, 72},
+    {-96, 22, -69, -10, 59, 39, -39, -26, -107, 13, -19, 45, -61, 25, 37, -1, -8, 5, 29, -22, -35,
+     56, 43, 17, -44, 72, -30, 60, 46, -17, 26, 0, 43, 16, -30, 48, 35, 24, -78, 3, 49, -17, 1, 14,
+     -30, -41, 26, -9, -34, 3, -8, 78, 24, -50, -19, 58, -58, 92, 26, 20, -36, 38, -46, -71, -44,
+     66, 9, -65, 46, -10, -54, 29, 72, 5, 15, -3, -21, 56, -11, 31, -21, 30, -46, 2, 17, -66, 10,
+     -9, 7, -30, -52, -8, 37, 20, -38, -18, 18, -3, 55, -127, -79, -35, -106, -19, -9, -22, 48,
+     -33, 4, -82, 88, 17, 86, -7, -14, 11, -52, 66, 3, 31, 38, 26, -12, 6, -57, -2, 15, -29},
+    {60, -35, -99, -20, -13, -6, -3, 48, -77, -28, 20, 24, 9, 13, 40, 2, -25, 41, -7, 55, -17, -35,
+     69, 14, 33, 20, 24, -91, -48, 30, 6, -2, -19, 17, 3, 25, 12, 9, -14, 61, -33, -10, -3, 43,
+     -42, -51, -86, -25, 36, 3, -40, -92, -29, 66, -50, -63, 22, -18, 16, 52, -6, 44, 29, 9, 14,
+     -21, 26, 71, -4, 20, -42, -12, 43, 35, 31, 1, -29, 54, -60, 9, -12, 1, -54, -4, -25, 47, -65,
+     6, 21, 9, 15, 30, -37, -17, -75, 37, -29, 48, -35, 14, -69, -44, 3, -108, 72, -53, 82, 36, 59,
+     26, -21, -9, -2, -12, -19, 32, -8, 81, -28, -52, 4, -39, 9, 58, 127, 23, 16, 46}
+};
+static const float skvi_trellis_unit[SKVI_TRELLIS_MODES] = {
+    0, 0.01318861f, 0.01705796f, 0.02060784f, 0.02352663f,
+    0.02465701f, 0.02569762f, 0.02696490f, 0.02761857f
+};
 static const signed char skvi_half[63] = {
     127,
     18, 60,
@@ -2543,10 +3082,10 @@ static const float skvi_unit[SKV_MAX_BITS + 1] = {
     0, 0.0062825556f, 0.0251726076f, 0.0244487934f, 0.0262124995f, 0.0338759728f, 0.0347329493f,
     0.0284233559f, 0.0307626907f
 };
-/* Mean squared error on a unit normal, scale chosen per page included nowhere. */
-static const float skvi_distortion[SKV_MAX_BITS + 1] = {
-    1.0f, 0.363380f, 0.117482f, 0.0345486f, 0.00950622f, 0.00252006f, 0.000662471f, 0.000304333f,
-    0.0000877f
+/* Mean squared error of each mode on unit normals, scale chosen per page as >>page does. */
+static const float skvi_distortion[SKVI_MODES] = {
+    1.0f, 0.557f, 0.2856f, 0.1473f, 0.0753f, 0.0392f, 0.0199f, 0.01064f, 0.00556f, 0.00209f,
+    0.000535f, 0.000165f, 0.0000413f
 };
 
 static int skvi_level(uint32_t width, uint32_t code)
@@ -2576,14 +3115,35 @@ static uint32_t skvi_quantise(const unsigned char *cell, float y)
     return cell[z > 0 ? z < 511 ? (int)z : 511 : 0];    /* a NaN falls to 0 */
 }
 
-/* Page scales: an unsigned minifloat of 5 exponent and 3 mantissa bits, 2^-16 to about 2^16. */
-static float skvi_scale(uint32_t s) { return skvi_float((s << 20) + (111u << 23)); }
+/* Page scales in quarter octaves: e = 0 to 270 means 2^(e/4 - 32). */
+static float skvi_scale(uint32_t e)
+{
+    static const float quarter[4] = {1.0f, 1.1892071f, 1.4142135f, 1.6817929f};
+    return skvi_float(((e >> 2) + 95) << 23) * quarter[e & 3u];
+}
 static uint32_t skvi_nearest_scale(float x)
 {
-    int32_t s;
+    uint32_t e;
     if (!(x > skvi_scale(0))) return 0;
-    s = (int32_t)((skvi_bits(x) + (1u << 19)) >> 20) - (111 << 3);
-    return s > 255 ? 255u : (uint32_t)s;
+    if (!(x < skvi_scale(270))) return 270;
+    e = ((skvi_bits(x) >> 23) - 95) << 2;
+    while (e < 270 && x > 1.0905077f * skvi_scale(e)) e++;     /* 2^(1/8): half a step */
+    return e;
+}
+
+/* What a level is worth at scale 1. */
+static float skvi_unit_of(uint32_t h) { return h <= 8 ? skvi_trellis_unit[h] : skvi_unit[h / 2]; }
+
+/* Table of the tokens with this parity, [128]. */
+static const signed char *skvi_trellis_table(uint32_t h, uint32_t parity)
+{
+    return skvi_trellis[h - 1 + h / 2 + (h & parity)];
+}
+
+static int skvi_trellis_level(const signed char *table, uint32_t window)
+{
+    int flip = -(int)(window >> 7);     /* 0, or -1: take the entry of ~window and negate it */
+    return (table[(window ^ (uint32_t)flip) & 127u] ^ flip) - flip;
 }
 
 /* 64 codes of width bits as one little-endian bit stream: 8 codes in width bytes. */
@@ -2597,10 +3157,31 @@ static void skvi_pack(const unsigned char *codes, uint32_t width, unsigned char 
     }
 }
 
-static void skvi_expand_c(const unsigned char *codes, uint32_t width, float step, float *out)
+static void skvi_expand_trellis(const unsigned char *codes, uint32_t h, float step, float *out)
+{
+    unsigned char b[4 * 8 + 2];     /* the last byte, the stream, and one to read beyond */
+    const signed char *table[2];
+    uint32_t t, e;
+    table[0] = skvi_trellis_table(h, 0);
+    table[1] = skvi_trellis_table(h, 1);
+    b[0] = codes[4 * h - 1];
+    memcpy(b + 1, codes, 4 * h);
+    b[4 * h + 1] = 0;
+    for (t = 0; t < SKV_PAGE_TOKENS; t++) {
+        e = ((t + 1) * h) >> 1;
+        e = (uint32_t)(b[e >> 3] | b[(e >> 3) + 1] << 8) >> (e & 7u) & 255u;
+        out[t] = (float)skvi_trellis_level(table[t & 1u], e) * step;
+    }
+}
+
+static void skvi_expand_c(const unsigned char *codes, uint32_t h, float step, float *out)
 {
     float level[1 << SKV_MAX_BITS];
-    uint32_t i, j, mask = (1u << width) - 1;
+    uint32_t i, j, width = h / 2, mask = (1u << width) - 1;
+    if (h <= 8) {
+        skvi_expand_trellis(codes, h, step, out);
+        return;
+    }
     for (i = 0; i <= mask; i++) level[i] = (float)skvi_level(width, i) * step;
     for (i = 0; i < SKV_PAGE_TOKENS; i += 8, codes += width) {
         uint64_t x = 0;
@@ -2609,81 +3190,256 @@ static void skvi_expand_c(const unsigned char *codes, uint32_t width, float step
     }
 }
 
+/* >>search ------------------------------------------------------------------------------------
+   Viterbi search of the trellis for LANES channels of one h at once. States are windows; a step of
+   b bits leads from s to (s >> b) + v G for each v < 2^b, G = 256 >> b, so 2^b neighbours s
+   compete for each of G remainders. All in integers, so codes follow from the scaled latents alone:
+   costs are 16 (2 x - 2 level)^2, summed; their low four bits carry a neighbour's number through
+   the minimum. |2 x| <= 700 keeps 64 tokens and the price of a wrong start below 2^31. */
+#define SKVI_LANES 8u
+#define SKVI_FINE 2                 /* steps per level */
+#define SKVI_REACH 700.0f           /* largest |latent|, in those steps */
+#define SKVI_NOT_HERE 400000000     /* price of starting elsewhere: above what 16 tokens can cost */
+typedef struct skvi_search {
+    int32_t  x[SKV_PAGE_TOKENS][SKVI_LANES];            /* latents, in fine steps */
+    int32_t  cost[2][256][SKVI_LANES];
+    unsigned char from[SKV_PAGE_TOKENS][128][SKVI_LANES];   /* winner among the neighbours */
+    unsigned char state[SKV_PAGE_TOKENS][SKVI_LANES];       /* the path found */
+} skvi_search;
+
+/* Next costs d from c, [256][LANES], one token further; mask is -1, or 0 for a token that costs
+   nothing; level[256] in fine steps; from [128][LANES] unless b is 0. */
+static void skvi_search_step_c(const int32_t *c, const int16_t *level, const int32_t *x,
+                               int32_t mask, uint32_t b, int32_t *d, unsigned char *from)
+{
+    uint32_t j, k, l, n = 256u >> b, ways = 1u << b;
+    int32_t best[SKVI_LANES];
+    for (j = 0; j < n; j++) {
+        const int32_t *in = c + (j << b) * SKVI_LANES;
+        for (l = 0; l < SKVI_LANES; l++) best[l] = in[l];
+        for (k = 1; k < ways; k++)
+            for (l = 0; l < SKVI_LANES; l++) {
+                int32_t y = in[k * SKVI_LANES + l] | (int32_t)k;
+                best[l] = y < best[l] ? y : best[l];
+            }
+        for (l = 0; b && l < SKVI_LANES; l++) {
+            from[j * SKVI_LANES + l] = (unsigned char)(best[l] & 15);
+            best[l] &= ~15;
+        }
+        for (k = 0; k < ways; k++)
+            for (l = 0; l < SKVI_LANES; l++) {
+                int32_t diff = (x[l] - level[k * n + j]) & mask;
+                d[(k * n + j) * SKVI_LANES + l] = best[l] + 16 * diff * diff;
+            }
+    }
+}
+
+#ifdef SKVI_LA_AVX2
+typedef int32_t skvi_i8 __attribute__((vector_size(32), aligned(4), may_alias));
+
+__attribute__((target("avx2")))
+static void skvi_search_step_avx2(const int32_t *c, const int16_t *level, const int32_t *x,
+                                  int32_t mask, uint32_t b, int32_t *d, unsigned char *from)
+{
+    const skvi_i8 *in = (const skvi_i8 *)c, low = {15, 15, 15, 15, 15, 15, 15, 15};
+    const skvi_i8 zero = {0, 0, 0, 0, 0, 0, 0, 0}, here = zero + mask;
+    skvi_i8 *out = (skvi_i8 *)d, xx = *(const skvi_i8 *)x;
+    uint32_t j, k, n = 256u >> b, ways = 1u << b;
+    for (j = 0; j < n; j++, in += ways) {
+        skvi_i8 best = in[0], who;
+        for (k = 1; k < ways; k++) {
+            skvi_i8 y = in[k] | (zero + (int32_t)k), less = y < best;
+            best = (y & less) | (best & ~less);
+        }
+        who = best & low;
+        best &= ~low;
+        for (k = 0; b && k < SKVI_LANES; k++) from[j * SKVI_LANES + k] = (unsigned char)who[k];
+        for (k = 0; k < ways; k++) {
+            skvi_i8 diff = (xx - (int32_t)level[k * n + j]) & here;
+            out[k * n + j] = best + ((diff * diff) << 4);
+        }
+    }
+}
+#endif
+
 static const skvi_kernels skvi_kernels_c = {
-    skvi_gemm_c, skvi_dot_c, skvi_from_f16_c, skvi_expand_c
+    skvi_gemm_c, skvi_dot_c, skvi_from_f16_c, skvi_expand_c, skvi_search_step_c
 };
+#ifdef SKVI_LA_AVX2
+static const skvi_kernels skvi_kernels_avx2 = {
+    skvi_gemm_c, skvi_dot_c, skvi_from_f16_c, skvi_expand_c, skvi_search_step_avx2
+};
+#endif
+
+static const skvi_kernels *skvi_pick_kernels(void)
+{
+#ifdef SKVI_LA_AVX2
+    if (SKVI_LA_HAS_AVX2()) return &skvi_kernels_avx2;
+#endif
+    return &skvi_kernels_c;
+}
+
+/* Levels of both parities in fine steps. */
+static void skvi_search_levels(uint32_t h, int16_t level[2][256])
+{
+    uint32_t parity, w;
+    for (parity = 0; parity < 2; parity++)
+        for (w = 0; w < 256; w++)
+            level[parity][w] = (int16_t)(SKVI_FINE *
+                                         skvi_trellis_level(skvi_trellis_table(h, parity), w));
+}
+
+/* Best paths over the 64 tokens from token first on (the page is a circle), from and to the states
+   ends[LANES], or free when that is NULL. Fills state[] and, if not NULL, cost[LANES]. */
+static void skvi_search_path(const skvi_kernels *kern, skvi_search *v, const unsigned char *use,
+                             uint32_t h, uint32_t first, const unsigned char *ends, int32_t *cost)
+{
+    int32_t *c = &v->cost[0][0][0], *d = &v->cost[1][0][0], *swap;
+    uint32_t i, s, t, b, l;
+    int16_t level[2][256];
+    skvi_search_levels(h, level);
+    for (i = 0; i < 256; i++)
+        for (l = 0; l < SKVI_LANES; l++)
+            c[i * SKVI_LANES + l] = !ends || i == ends[l] ? 0 : SKVI_NOT_HERE;
+    for (i = 0; i < SKV_PAGE_TOKENS; i++) {
+        t = (first + i) % SKV_PAGE_TOKENS;
+        kern->search(c, level[t & 1u], v->x[t], use[t] ? -1 : 0, (h + (t & 1u)) >> 1, d,
+                     &v->from[t][0][0]);
+        swap = c;
+        c = d;
+        d = swap;
+    }
+    for (l = 0; l < SKVI_LANES; l++) {
+        s = ends ? ends[l] : 0;
+        for (i = 1; !ends && i < 256; i++)
+            s = c[i * SKVI_LANES + l] < c[s * SKVI_LANES + l] ? i : s;
+        if (cost) cost[l] = c[s * SKVI_LANES + l];
+        for (i = SKV_PAGE_TOKENS; i-- > 0;) {
+            t = (first + i) % SKV_PAGE_TOKENS;
+            b = (h + (t & 1u)) >> 1;
+            v->state[t][l] = (unsigned char)s;
+            if (!b) continue;
+            s &= (256u >> b) - 1;
+            s = s << b | v->from[t][s][l];
+        }
+    }
+}
+
+/* A lane's path to the bit stream: each token's newest bits are the top of its window. */
+static void skvi_search_pack(const skvi_search *v, uint32_t lane, uint32_t h, unsigned char *out)
+{
+    uint32_t t, i;
+    memset(out, 0, 4 * h);
+    for (t = 0; t < SKV_PAGE_TOKENS; t++) {
+        uint32_t b = (h + (t & 1u)) >> 1, at = (((t + 1) * h) >> 1) - b;
+        for (i = 0; i < b; i++, at++)
+            out[at >> 3] = (unsigned char)(out[at >> 3] |
+                                           (v->state[t][lane] >> (8 - b + i) & 1u) << (at & 7u));
+    }
+}
+
+/* A lane's latents at a scale, in fine steps. */
+static void skvi_search_load(skvi_search *v, uint32_t lane, const float *u, uint32_t h, uint32_t e)
+{
+    float inv = SKVI_FINE / (skvi_trellis_unit[h] * skvi_scale(e));
+    uint32_t t;
+    for (t = 0; t < SKV_PAGE_TOKENS; t++) {
+        float x = u[t] * inv;
+        x = x > -SKVI_REACH ? x < SKVI_REACH ? x : SKVI_REACH : -SKVI_REACH;    /* NaN: the left */
+        v->x[t][lane] = (int32_t)(x + (x < 0 ? -0.5f : 0.5f));
+    }
+}
 
 /* >>plan --------------------------------------------------------------------------------------
-   Widths by reverse water-filling: with price lambda of a bit, a channel takes its w-th bit when
-   var (D[w-1] - D[w]) >= lambda * cost, cost 1, for the first bit 1 + 8/64 with its scale byte.
-   Channels are sorted by variance, so widths never rise along them and a plan is counts. */
+   Half bits by reverse water-filling: with price lambda of a bit, a channel takes the next mode
+   when var (D[m] - D[m+1]) >= lambda * bits, the first one's with the 4/64 bits of its scale.
+   Channels are sorted by variance, so modes never rise along them and a plan is counts. */
 typedef struct skvi_plan {
-    uint32_t n[SKV_MAX_BITS + 1];   /* channels of each width */
-    uint32_t coded;                 /* channels of width > 0 */
+    uint32_t n[SKVI_MODES];         /* channels of each mode */
+    uint32_t coded;                 /* channels with bits */
     uint32_t bytes;                 /* of a sub */
     float    lambda;                /* distortion that one bit is worth */
     double   error, energy;         /* expected distortion, and the sum of variances */
 } skvi_plan;
 
-#define SKVI_SUB_HEADER 4u
-#define SKVI_PAGE_HEADER 8u
+#define SKVI_SUB_HEADER 5u
+#define SKVI_PAGE_HEADER 12u
+#define SKVI_PAGE_FORMAT 2u
 #define SKVI_ROW_BYTES(D) (2u + 2u * (size_t)(D))
+#define SKVI_CODE_BYTES(h) (4u * (uint32_t)(h))         /* of a channel and page */
+#define SKVI_SCALE_BYTES(coded) (((coded) + 1u) / 2)    /* a nibble each */
 #define SKVI_MAX_ROWS 8u            /* outlier rows of one sub */
 
 static void skvi_plan_stream(const skvi_stream *s, double lambda, skvi_plan *p)
 {
-    uint32_t c, w;
+    uint32_t c, m;
     memset(p, 0, sizeof *p);
     p->bytes = SKVI_SUB_HEADER;
     p->lambda = (float)lambda;
     for (c = 0; c < s->D; c++) {
         double var = s->var[c];
-        for (w = 0; w < SKV_MAX_BITS; w++) {
-            double gain = var * (double)(skvi_distortion[w] - skvi_distortion[w + 1]);
-            if (gain < lambda * (w ? 1.0 : 1.0 + 8.0 / SKV_PAGE_TOKENS)) break;
+        for (m = 0; m + 1 < SKVI_MODES; m++) {
+            double gain = var * (double)(skvi_distortion[m] - skvi_distortion[m + 1]);
+            double bits = 0.5 * (skvi_mode_half[m + 1] - skvi_mode_half[m]);
+            if (gain < lambda * (m ? bits : bits + 4.0 / SKV_PAGE_TOKENS)) break;
         }
-        p->n[w]++;
+        p->n[m]++;
         p->energy += var;
-        p->error += var * (double)skvi_distortion[w];
-        p->bytes += w ? 1 + w * (SKV_PAGE_TOKENS / 8) : 0;
+        p->error += var * (double)skvi_distortion[m];
+        p->bytes += SKVI_CODE_BYTES(skvi_mode_half[m]);
     }
     p->coded = s->D - p->n[0];
+    p->bytes += SKVI_SCALE_BYTES(p->coded);
 }
 
-/* One lambda for all streams; returns bits per element of the pages, and the summed error. */
-static double skvi_plan_all(const skv_profile *p, double lambda, skvi_plan *plan, double *error)
+/* Share of a cache's tokens that a layer holds: a sliding layer drops what is out of sight, so its
+   bits cost less. tokens 0: not in a cache, 1. */
+static double skvi_held_share(const skv_layer *l, uint32_t tokens)
+{
+    double most = (double)l->sliding_window + SKV_PAGE_TOKENS;
+    return l->sliding_window && most < tokens ? most / tokens : 1;
+}
+
+/* One lambda for all streams; returns bits per element of the pages that a cache of so many tokens
+   holds, and the summed error. */
+static double skvi_plan_all(const skv_profile *p, uint32_t tokens, double lambda, skvi_plan *plan,
+                            double *error)
 {
     double bytes = 0, elements = 0;
-    uint32_t i;
+    uint32_t layer, i;
     *error = 0;
-    for (i = 0; i < p->n_streams; i++) {
-        skvi_plan one;
-        skvi_plan_stream(&p->stream[i], lambda, &one);
-        bytes += one.bytes;
-        elements += (double)p->stream[i].D * SKV_PAGE_TOKENS;
-        *error += one.error;
-        if (plan) plan[i] = one;
+    for (layer = 0; layer < p->model.n_layers; layer++) {
+        double share = skvi_held_share(&p->layers[layer], tokens);
+        bytes += share * SKVI_PAGE_HEADER;
+        for (i = p->first[layer]; i < p->first[layer + 1]; i++) {
+            skvi_plan one;
+            skvi_plan_stream(&p->stream[i], lambda * share, &one);
+            bytes += share * one.bytes;
+            elements += share * p->stream[i].D * SKV_PAGE_TOKENS;
+            *error += one.error;
+            if (plan) plan[i] = one;
+        }
     }
-    return 8 * (bytes + (double)SKVI_PAGE_HEADER * p->model.n_layers) / elements;
+    return 8 * bytes / elements;
 }
 
 /* Smallest error with bpe at most want, or the fewest bits with error at most want. */
-static skv_result skvi_plan_search(const skv_profile *p, const skv_target *t, double want_bpe,
-                                   skvi_plan *plan)
+static skv_result skvi_plan_search(const skv_profile *p, uint32_t tokens, const skv_target *t,
+                                   double want_bpe, skvi_plan *plan)
 {
     double lo = -140, hi = 140, error;      /* log2 of lambda; bits fall as it rises */
     int i, enough;
     for (i = 0; i < 100; i++) {
-        double mid = 0.5 * (lo + hi), bpe = skvi_plan_all(p, exp2(mid), NULL, &error);
+        double mid = 0.5 * (lo + hi), bpe = skvi_plan_all(p, tokens, exp2(mid), NULL, &error);
         enough = t->error > 0 ? error > (double)t->error : bpe <= want_bpe;
         if (enough) hi = mid;
         else lo = mid;
     }
     if (t->error > 0) {
-        (void)skvi_plan_all(p, exp2(lo), plan, &error);
+        (void)skvi_plan_all(p, tokens, exp2(lo), plan, &error);
         return error <= (double)t->error ? SKV_OK : SKV_ERR_TARGET;
     }
-    return skvi_plan_all(p, exp2(hi), plan, &error) <= want_bpe ? SKV_OK : SKV_ERR_TARGET;
+    return skvi_plan_all(p, tokens, exp2(hi), plan, &error) <= want_bpe ? SKV_OK : SKV_ERR_TARGET;
 }
 
 /* Each stream for itself, to keep a share of its energy. */
@@ -2705,16 +3461,16 @@ static skv_result skvi_plan_energy(const skv_profile *p, double share, skvi_plan
     return SKV_OK;
 }
 
-/* Plan for a target; outliers is their share of the bits, already resolved. */
-static skv_result skvi_plan_make(const skv_profile *p, const skv_target *target, float outliers,
-                                 skvi_plan *plan)
+/* Plan for a target; outliers is their share of the bits, already resolved; tokens as above. */
+static skv_result skvi_plan_make(const skv_profile *p, uint32_t tokens, const skv_target *target,
+                                 float outliers, skvi_plan *plan)
 {
     skv_target t = *target;
     if (skvi_check_target(&t) != SKV_OK) return SKV_ERR_ARG;
     if (t.bpe == 0 && t.energy == 0 && t.error == 0) t = p->target;
     if (t.bpe == 0 && t.energy == 0 && t.error == 0) t.bpe = 4;
     if (t.energy > 0) return skvi_plan_energy(p, t.energy, plan);
-    return skvi_plan_search(p, &t, (double)t.bpe * (1 - (double)outliers), plan);
+    return skvi_plan_search(p, tokens, &t, (double)t.bpe * (1 - (double)outliers), plan);
 }
 
 static float skvi_outlier_share(float wanted)
@@ -2811,7 +3567,7 @@ SKVDEF skv_result skv_profile_outlook(const skv_profile *p, const skv_target *ta
     bytes = p->n_streams * sizeof *plan;
     plan = (skvi_plan *)p->alloc.alloc(p->alloc.user, bytes);
     if (!plan) return SKV_ERR_MEMORY;
-    r = skvi_plan_make(p, &t, share, plan);
+    r = skvi_plan_make(p, 0, &t, share, plan);
     if (r == SKV_OK) skvi_outlook_of(p, plan, share, out);
     p->alloc.free(p->alloc.user, plan, bytes);
     return r;
@@ -2873,15 +3629,17 @@ SKVDEF skv_result skv_profile_summary(const skv_profile *p, const skv_target *ta
 
 /* >>blob --------------------------------------------------------------------------------------
    Container, all integers little endian, floats as IEEE bits:
-     0  "SKV\x89PRF\n"   8 u32 version (1)   12 u32 sections   16 u64 bytes of the whole file
+     0  "SKV\x89PRF\n"   8 u32 version (2)   12 u32 sections   16 u64 bytes of the whole file
      24 u32 CRC-32 of the section table      28 u32 CRC-32 of bytes 0..27
      32 per section: 4 bytes tag, u32 CRC-32 of its content, u64 offset, u64 bytes
    MODL: u32 n_layers, head_group, sinks, window; u64 fingerprint; f32 target bpe, energy, error;
          u64 tokens calibrated on; char name[64]; per layer u32 n_q_heads, n_kv_heads, head_dim,
          head_dim_v, sliding_window, f32 scale, softcap
    SPEC: per stream (layer by layer; K groups, then V groups): f32 mean, var, enc, dec
+   ROPE: (since version 2) per layer u32 style, u32 pairs, f32 freqs; then per K stream of layers
+         with pairs, in order, f32 turn
    These 32 bytes keep their meaning in all versions. */
-#define SKVI_BLOB_VERSION 1u
+#define SKVI_BLOB_VERSION 2u
 #define SKVI_BLOB_HEADER 32u
 #define SKVI_BLOB_ENTRY 24u
 #define SKVI_MODL_FIXED 108u
@@ -2922,6 +3680,27 @@ static const unsigned char *skvi_get_floats(const unsigned char *from, float *x,
         *bad |= !skvi_is_finite(x[i]);
     }
     return from;
+}
+
+static size_t skvi_blob_rope_bytes(const skv_profile *p)
+{
+    size_t n = 0;
+    uint32_t i;
+    for (i = 0; i < p->model.n_layers; i++) n += 8 + 4 * (size_t)p->turn[i].pairs;
+    for (i = 0; i < p->n_streams; i++) n += p->stream[i].turn ? 4 * (size_t)p->stream[i].D : 0;
+    return n;
+}
+
+static void skvi_blob_rope(unsigned char *at, const skv_profile *p)
+{
+    uint32_t i;
+    for (i = 0; i < p->model.n_layers; i++) {
+        skvi_put32(at, p->turn[i].style);
+        skvi_put32(at + 4, p->turn[i].pairs);
+        at = skvi_put_floats(at + 8, p->turn[i].freq, p->turn[i].pairs);
+    }
+    for (i = 0; i < p->n_streams; i++)
+        if (p->stream[i].turn) at = skvi_put_floats(at, p->stream[i].turn, p->stream[i].D);
 }
 
 static size_t skvi_blob_spec_bytes(const skv_profile *p)
@@ -2970,12 +3749,13 @@ static void skvi_blob_model(unsigned char *m, const skv_profile *p)
 SKVDEF skv_result skv_profile_save(const skv_profile *p, void *buf, size_t capacity, size_t *bytes)
 {
     unsigned char *b = (unsigned char *)buf, *at;
-    size_t modl, spec, total, first = SKVI_BLOB_HEADER + 2 * SKVI_BLOB_ENTRY;
+    size_t modl, spec, rope, total, first = SKVI_BLOB_HEADER + 3 * SKVI_BLOB_ENTRY;
     uint32_t i;
     if (!p || !bytes) return SKV_ERR_ARG;
     modl = SKVI_MODL_FIXED + (size_t)p->model.n_layers * SKVI_MODL_LAYER;
     spec = skvi_blob_spec_bytes(p);
-    total = first + modl + spec;
+    rope = skvi_blob_rope_bytes(p);
+    total = first + modl + spec + rope;
     if (!buf || capacity < total) {
         *bytes = total;
         return buf ? SKV_ERR_ARG : SKV_OK;
@@ -2988,13 +3768,15 @@ SKVDEF skv_result skv_profile_save(const skv_profile *p, void *buf, size_t capac
         at = skvi_put_floats(at, s->enc, (size_t)s->D * s->D);
         at = skvi_put_floats(at, s->dec, (size_t)s->D * s->D);
     }
+    skvi_blob_rope(at, p);
     memcpy(b, skvi_magic, 8);
     skvi_put32(b + 8, SKVI_BLOB_VERSION);
-    skvi_put32(b + 12, 2);
+    skvi_put32(b + 12, 3);
     skvi_put64(b + 16, total);
     skvi_blob_entry(b + 32, "MODL", b, first, modl);
     skvi_blob_entry(b + 56, "SPEC", b, first + modl, spec);
-    skvi_put32(b + 24, skvi_crc32(b + 32, 2 * SKVI_BLOB_ENTRY));
+    skvi_blob_entry(b + 80, "ROPE", b, first + modl + spec, rope);
+    skvi_put32(b + 24, skvi_crc32(b + 32, 3 * SKVI_BLOB_ENTRY));
     skvi_put32(b + 28, skvi_crc32(b, 28));
     *bytes = total;
     return SKV_OK;
@@ -3012,7 +3794,7 @@ static skv_result skvi_blob_open(const unsigned char *b, size_t bytes)
     if (skvi_get32(b + 8) > SKVI_BLOB_VERSION) return SKV_ERR_VERSION;
     n = skvi_get32(b + 12);
     total = skvi_get64(b + 16);
-    if (skvi_get32(b + 8) != SKVI_BLOB_VERSION || n > 1024) return SKV_ERR_FORMAT;
+    if (!skvi_get32(b + 8) || n > 1024) return SKV_ERR_FORMAT;
     if (total > bytes) return SKV_ERR_TRUNCATED;
     if (total < bytes || total < SKVI_BLOB_HEADER + (uint64_t)n * SKVI_BLOB_ENTRY)
         return SKV_ERR_FORMAT;
@@ -3092,11 +3874,49 @@ static skv_result skvi_blob_expect(const skv_model *have, const skv_model *want)
     return SKV_OK;
 }
 
-/* Builds the profile from sections whose checksums hold; layers is work space. */
-static skv_result skvi_blob_build(skv_profile **out, const unsigned char *m,
-                                  const unsigned char *spec, size_t spec_bytes, skv_layer *layers,
-                                  const skv_model *expect, const skv_allocator *alloc)
+/* The sections of a blob whose checksums hold. */
+typedef struct skvi_sections {
+    const unsigned char *modl, *spec, *rope;    /* rope: NULL in version 1 */
+    size_t modl_bytes, spec_bytes, rope_bytes;
+} skvi_sections;
+
+/* Turns of the layers out of ROPE; *used tells where the streams' part begins. freq is room for
+   all of the section. */
+static skv_result skvi_blob_turns(const skvi_sections *b, uint32_t n, const skv_layer *layers,
+                                  skvi_turn *turn, float *freq, size_t *used)
 {
+    size_t at = 0, streams = 0;
+    uint32_t i, p;
+    int bad = 0;
+    memset(turn, 0, n * sizeof *turn);
+    for (i = 0; b->rope && i < n; i++) {
+        if (b->rope_bytes - at < 8) return SKV_ERR_FORMAT;
+        turn[i].style = skvi_get32(b->rope + at);
+        turn[i].pairs = skvi_get32(b->rope + at + 4);
+        turn[i].freq = freq;
+        at += 8;
+        if (turn[i].style > SKV_ROPE_HALVES || !turn[i].style != !turn[i].pairs ||
+            turn[i].pairs > layers[i].head_dim / 2 ||
+            b->rope_bytes - at < 4 * (size_t)turn[i].pairs)
+            return SKV_ERR_FORMAT;
+        (void)skvi_get_floats(b->rope + at, freq, turn[i].pairs, &bad);
+        for (p = 0; p < turn[i].pairs; p++) bad |= !(freq[p] >= -10 && freq[p] <= 10);
+        at += 4 * (size_t)turn[i].pairs;
+        freq += turn[i].pairs;
+        if (turn[i].pairs) streams += 4 * (size_t)layers[i].n_kv_heads * layers[i].head_dim;
+    }
+    *used = at;
+    return bad || (b->rope && b->rope_bytes - at != streams) ? SKV_ERR_FORMAT : SKV_OK;
+}
+
+/* Builds the profile from sections whose checksums hold; layers, turn and freq are work space. */
+static skv_result skvi_blob_build(skv_profile **out, const skvi_sections *b, skv_layer *layers,
+                                  skvi_turn *turn, float *freq, const skv_model *expect,
+                                  const skv_allocator *alloc)
+{
+    const unsigned char *m = b->modl, *at;
+    size_t spec_bytes = b->spec_bytes, used = 0;
+    skvi_turns turns;
     skv_model model;
     skv_profile *p = NULL;
     char name[65];
@@ -3122,8 +3942,14 @@ static skv_result skvi_blob_build(skv_profile **out, const unsigned char *m,
     }
     if (r == SKV_OK && need != spec_bytes) r = SKV_ERR_FORMAT;
     if (r == SKV_OK) r = skvi_blob_expect(&model, expect);
-    if (r == SKV_OK) r = skvi_profile_new(&p, &model, group, alloc);
+    if (r == SKV_OK) r = skvi_blob_turns(b, model.n_layers, layers, turn, freq, &used);
+    turns.first = turn;
+    turns.stride = sizeof *turn;
+    if (r == SKV_OK) r = skvi_profile_new(&p, &model, group, &turns, alloc);
     if (r != SKV_OK) return r;
+    for (i = 0, at = b->rope ? b->rope + used : NULL; i < p->n_streams; i++)
+        if (p->stream[i].turn)
+            at = skvi_get_floats(at, p->stream[i].turn, p->stream[i].D, &bad);
     p->sinks = skvi_get32(m + 8);
     p->window = skvi_get32(m + 12);
     p->n_tokens = (double)skvi_get64(m + 36);
@@ -3132,7 +3958,7 @@ static skv_result skvi_blob_build(skv_profile **out, const unsigned char *m,
     (void)skvi_get_floats(m + 28, &p->target.energy, 1, &bad);
     (void)skvi_get_floats(m + 32, &p->target.error, 1, &bad);
     bad |= skvi_check_target(&p->target) != SKV_OK;
-    r = bad ? SKV_ERR_FORMAT : skvi_blob_streams(spec, p);
+    r = bad ? SKV_ERR_FORMAT : skvi_blob_streams(b->spec, p);
     if (r == SKV_OK) *out = p;
     else skv_profile_free(p);
     return r;
@@ -3141,26 +3967,35 @@ static skv_result skvi_blob_build(skv_profile **out, const unsigned char *m,
 SKVDEF skv_result skv_profile_load(skv_profile **out, const void *data, size_t bytes,
                                    const skv_model *expect, const skv_allocator *allocator)
 {
-    const unsigned char *b = (const unsigned char *)data, *m, *spec;
-    size_t modl = 0, spec_bytes = 0, work;
+    const unsigned char *b = (const unsigned char *)data;
+    skvi_sections s;
+    size_t layers_bytes, turn_bytes, work;
+    uint32_t n;
     skv_allocator a;
-    skv_layer *layers;
+    unsigned char *room;
     skv_result r;
     if (!out || !data) return SKV_ERR_ARG;
     r = skvi_pick_allocator(allocator, &a);
     if (r == SKV_OK) r = skvi_blob_open(b, bytes);
     if (r != SKV_OK) return r;
-    m = skvi_blob_find(b, "MODL", &modl);
-    spec = skvi_blob_find(b, "SPEC", &spec_bytes);
-    if (!m || !spec || modl < SKVI_MODL_FIXED) return SKV_ERR_FORMAT;
-    if (!skvi_get32(m) || skvi_get32(m) > 65536 ||
-        modl != SKVI_MODL_FIXED + (size_t)skvi_get32(m) * SKVI_MODL_LAYER)
+    memset(&s, 0, sizeof s);
+    s.modl = skvi_blob_find(b, "MODL", &s.modl_bytes);
+    s.spec = skvi_blob_find(b, "SPEC", &s.spec_bytes);
+    s.rope = skvi_blob_find(b, "ROPE", &s.rope_bytes);
+    if (!s.modl || !s.spec || s.modl_bytes < SKVI_MODL_FIXED) return SKV_ERR_FORMAT;
+    if (!s.rope && skvi_get32(b + 8) >= 2) return SKV_ERR_FORMAT;
+    n = skvi_get32(s.modl);
+    if (!n || n > 65536 || s.modl_bytes != SKVI_MODL_FIXED + (size_t)n * SKVI_MODL_LAYER)
         return SKV_ERR_FORMAT;
-    work = skvi_get32(m) * sizeof *layers;
-    layers = (skv_layer *)a.alloc(a.user, work);
-    if (!layers) return SKV_ERR_MEMORY;
-    r = skvi_blob_build(out, m, spec, spec_bytes, layers, expect, &a);
-    a.free(a.user, layers, work);
+    layers_bytes = n * sizeof(skv_layer);
+    turn_bytes = n * sizeof(skvi_turn);
+    work = turn_bytes + layers_bytes + s.rope_bytes;
+    room = (unsigned char *)a.alloc(a.user, work);
+    if (!room) return SKV_ERR_MEMORY;
+    r = skvi_blob_build(out, &s, (skv_layer *)(void *)(room + turn_bytes),
+                        (skvi_turn *)(void *)room,
+                        (float *)(void *)(room + turn_bytes + layers_bytes), expect, &a);
+    a.free(a.user, room, work);
     return r;
 }
 
@@ -3168,13 +4003,14 @@ SKVDEF skv_result skv_profile_load(skv_profile **out, const void *data, size_t b
    The coder: a profile with a plan, and the work space to encode, decode and attend. Work is split
    over head groups; each task has a lane of its own, or all share one where tasks run in turn. */
 #define SKVI_P SKV_PAGE_TOKENS
-#define SKVI_ROWS 16u               /* (query, head) rows of one attention tile */
+#define SKVI_ROWS 64u               /* most (query, head) rows of one attention tile */
 #define SKVI_SLAB 64u               /* channels that are expanded at a time */
 
 typedef struct skvi_lane {
     float *xt, *u;                  /* encode: [D][64], [D][64] */
+    skvi_search *search;            /* encode */
     float *x, *ut;                  /* decode: [64][D], [64][D] */
-    float *q, *ql, *s, *ol, *oo;    /* attend: [ROWS] times d, D, 64, D, dv */
+    float *q, *ql, *s, *ol, *oo;    /* attend: [tile_rows] times d, D, 64, D, dv */
     float *tile;                    /* attend: [max(SLAB, d, dv)][64] */
 } skvi_lane;
 
@@ -3189,6 +4025,7 @@ typedef struct skvi_coder {
     unsigned char      *cells;      /* [MAX_BITS + 1][512] */
     skvi_lane          *lane;
     uint32_t            n_lanes, max_groups;
+    uint32_t            tile_rows;  /* of attention, at most ROWS; 0 in a codec */
     uint32_t            most_page;  /* largest page of any layer */
     uint16_t           *rows;       /* [2 max_groups][MAX_ROWS][max D]: outliers of this page */
     unsigned char      *row_token;  /* [2 max_groups][MAX_ROWS] */
@@ -3196,7 +4033,7 @@ typedef struct skvi_coder {
     size_t              max_D, max_d;
 } skvi_coder;
 
-static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, int attend)
+static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, size_t rows)
 {
     size_t f = sizeof(float), start, end, tall = d > SKVI_SLAB ? d : SKVI_SLAB;
     skvi_lane tmp;
@@ -3205,21 +4042,22 @@ static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, in
     start = a->used;
     l->xt = (float *)skvi_take(a, D, SKVI_P * f);
     l->u = (float *)skvi_take(a, D, SKVI_P * f);
+    l->search = (skvi_search *)skvi_take(a, 1, sizeof *l->search);
     l->x = l->xt;
     l->ut = l->u;
-    if (!attend) return;
+    if (!rows) return;
     end = a->used;
     a->used = start;                /* attention reuses the same bytes */
-    l->q = (float *)skvi_take(a, SKVI_ROWS, d * f);
-    l->ql = (float *)skvi_take(a, SKVI_ROWS, D * f);
-    l->s = (float *)skvi_take(a, SKVI_ROWS, SKVI_P * f);
-    l->ol = (float *)skvi_take(a, SKVI_ROWS, D * f);
-    l->oo = (float *)skvi_take(a, SKVI_ROWS, d * f);
+    l->q = (float *)skvi_take(a, rows, d * f);
+    l->ql = (float *)skvi_take(a, rows, D * f);
+    l->s = (float *)skvi_take(a, rows, SKVI_P * f);
+    l->ol = (float *)skvi_take(a, rows, D * f);
+    l->oo = (float *)skvi_take(a, rows, d * f);
     l->tile = (float *)skvi_take(a, tall, SKVI_P * f);
     if (a->used < end) a->used = end;
 }
 
-static void skvi_coder_layout(skvi_arena *a, skvi_coder *c, const skv_model *m, int attend)
+static void skvi_coder_layout(skvi_arena *a, skvi_coder *c, const skv_model *m)
 {
     uint32_t n_streams = c->profile ? c->profile->n_streams : 0, i;
     skvi_lane *lanes;
@@ -3235,7 +4073,7 @@ static void skvi_coder_layout(skvi_arena *a, skvi_coder *c, const skv_model *m, 
     lanes = (skvi_lane *)skvi_take(a, c->n_lanes, sizeof(skvi_lane));
     c->lane = lanes;
     for (i = 0; i < c->n_lanes; i++)
-        skvi_lane_layout(a, lanes ? &lanes[i] : NULL, c->max_D, c->max_d, attend);
+        skvi_lane_layout(a, lanes ? &lanes[i] : NULL, c->max_D, c->max_d, c->tile_rows);
 }
 
 /* Everything that the layout needs to know, from the model. */
@@ -3256,7 +4094,7 @@ static void skvi_coder_sizes(skvi_coder *c, const skv_model *m, uint32_t head_gr
         if (heads * d > c->max_D) c->max_D = heads * d;
     }
     c->n_lanes = c->par.run ? c->max_groups : 1;
-    c->kern = &skvi_kernels_c;
+    c->kern = skvi_pick_kernels();
 }
 
 static uint32_t skvi_layer_streams(const skv_profile *p, uint32_t layer)
@@ -3293,60 +4131,159 @@ static void skvi_run(const skv_parallel *par, size_t n, void (*task)(void *, siz
     else for (i = 0; i < n; i++) task(arg, i);
 }
 
-/* Scale and codes of one channel: of five scales around the root mean square, and on upwards while
-   the error falls, the best by squared error over the tokens in use. Adds var (u - u^)^2 to err. */
-static void skvi_encode_channel(const skvi_coder *c, const float *u, const unsigned char *use,
-                                uint32_t width, float var, unsigned char *scale,
-                                unsigned char *codes, float *err)
+/* Root mean square of a channel over the tokens in use, as a scale. */
+static uint32_t skvi_page_rms(const float *u, const unsigned char *use)
 {
-    const unsigned char *cell = c->cells + width * 512;
-    unsigned char code[SKVI_P];
-    float level[1 << SKV_MAX_BITS], sum = 0, best = -1;
-    uint32_t t, count = 0, mid, s, best_s = 0;
-    for (t = 0; t < (1u << width); t++) level[t] = (float)skvi_level(width, t) * skvi_unit[width];
+    float sum = 0;
+    uint32_t t, count = 0;
     for (t = 0; t < SKVI_P; t++)
         if (use[t]) {
             sum += u[t] * u[t];
             count++;
         }
-    mid = skvi_nearest_scale(count ? sqrtf(sum / (float)count) : 0);
-    for (s = mid > 2 ? mid - 2 : 0; s < 256 && (s <= mid + 2 || best_s + 1 == s); s++) {
-        float step = skvi_scale(s), inv = 1 / (step * skvi_unit[width]), e = 0;
+    return skvi_nearest_scale(count ? sqrtf(sum / (float)count) : 0);
+}
+
+/* Trellis codes of n <= LANES channels of the same h; scale[] comes with the root mean squares, at
+   least low + 2, and leaves with what was taken: that or the step below, by the error of a free
+   path (tails need not meet). Then comes the path whose tails meet, in the state where the free
+   path, which starts in mid-page, passes the page's end. */
+static void skvi_encode_trellis(const skvi_kernels *kern, skvi_search *v, const float *u,
+                                const unsigned char *use, uint32_t h, uint32_t n, uint32_t *scale,
+                                unsigned char *codes)
+{
+    float least[SKVI_LANES];
+    uint32_t l, down, best[SKVI_LANES];
+    int32_t cost[SKVI_LANES];
+    unsigned char tail[SKVI_LANES];
+    memset(v->x, 0, sizeof v->x);
+    memset(tail, 0, sizeof tail);
+    memset(least, 0, sizeof least);
+    memset(best, 0, sizeof best);
+    for (down = 0; down < 2; down++) {
+        for (l = 0; l < n; l++) skvi_search_load(v, l, u + l * SKVI_P, h, scale[l] - down);
+        skvi_search_path(kern, v, use, h, SKVI_P / 2, NULL, cost);
+        for (l = 0; l < n; l++) {
+            float step = skvi_scale(scale[l] - down), e = (float)cost[l] * step * step;
+            if (down && e >= least[l]) continue;
+            least[l] = e;
+            best[l] = scale[l] - down;
+            tail[l] = v->state[SKVI_P - 1][l];
+        }
+    }
+    for (l = 0; l < n; l++) skvi_search_load(v, l, u + l * SKVI_P, h, best[l]);
+    skvi_search_path(kern, v, use, h, 0, tail, NULL);
+    for (l = 0; l < n; l++) {
+        scale[l] = best[l];
+        skvi_search_pack(v, l, h, codes + l * SKVI_CODE_BYTES(h));
+    }
+}
+
+/* Scalar codes of 5 to 8 bits of one channel. The best scale may lie far below the root mean
+   square: from above it down while the error falls. Returns the scale. */
+static uint32_t skvi_encode_scalar(const skvi_coder *c, const float *u, const unsigned char *use,
+                                   uint32_t width, uint32_t scale, uint32_t low,
+                                   unsigned char *codes)
+{
+    const unsigned char *cell = c->cells + width * 512;
+    unsigned char code[SKVI_P], found[SKVI_P];
+    float best = -1;
+    uint32_t t, s, best_s = scale, worse = 0;
+    memset(found, 0, sizeof found);
+    for (s = scale + 1; s >= low && worse < 3; s--) {
+        float step = skvi_scale(s) * skvi_unit[width], inv = 1 / step, e = 0;
         for (t = 0; t < SKVI_P; t++) {
-            float diff = u[t] - level[skvi_quantise(cell, u[t] * inv)] * step;
+            float diff;
+            code[t] = (unsigned char)skvi_quantise(cell, use[t] ? u[t] * inv : 0);
+            diff = u[t] - (float)skvi_level(width, code[t]) * step;
             e += use[t] ? diff * diff : 0;
         }
-        if (best < 0 || e < best) {
+        worse = best >= 0 && e >= best ? worse + 1 : 0;
+        if (!worse) {
             best = e;
             best_s = s;
+            memcpy(found, code, sizeof found);
         }
+        if (!s) break;
     }
-    *scale = (unsigned char)best_s;
-    for (t = 0; t < SKVI_P; t++) {
-        float step = skvi_scale(best_s), y = use[t] ? u[t] / (step * skvi_unit[width]) : 0;
-        float diff;
-        code[t] = (unsigned char)skvi_quantise(cell, y);
-        diff = u[t] - level[code[t]] * step;
-        err[t] += var * diff * diff;
+    skvi_pack(found, width, codes);
+    return best_s;
+}
+
+/* Scale 0 of a sub's nibbles: as low as the quietest channel asks for, unless the loudest one would
+   then not fit. Scalar channels come first and may want 5 steps below their root mean square. */
+static uint32_t skvi_sub_gain(const skvi_plan *plan, const float *u, const unsigned char *use)
+{
+    uint32_t ch, scalar = 0, most = 0, least = 255;
+    for (ch = SKVI_TRELLIS_MODES; ch < SKVI_MODES; ch++) scalar += plan->n[ch];
+    for (ch = 0; ch < plan->coded; ch++) {
+        uint32_t rms = skvi_page_rms(u + ch * SKVI_P, use), below = ch < scalar ? 5 : 2;
+        most = rms > most ? rms : most;
+        if (rms < least + below) least = rms > below ? rms - below : 0;
     }
-    skvi_pack(code, width, codes);
+    if (most > least + 14) least = most - 14;
+    return least > 255 ? 255 : least;       /* it is a byte */
 }
 
 /* One pass over all channels of a stream: the sub's scales and codes, and err per token. */
-static void skvi_encode_pass(const skvi_coder *c, const skvi_stream *s, const skvi_plan *plan,
-                             const float *u, const unsigned char *use, unsigned char *sub,
+static void skvi_encode_pass(const skvi_coder *c, const skvi_lane *lane, const skvi_stream *s,
+                             const skvi_plan *plan, const unsigned char *use, unsigned char *sub,
                              float *err)
 {
-    unsigned char *scales = sub + SKVI_SUB_HEADER, *codes = scales + plan->coded;
-    uint32_t ch = 0, w = SKV_MAX_BITS, left = plan->n[SKV_MAX_BITS], t;
+    unsigned char *nibbles = sub + SKVI_SUB_HEADER;
+    unsigned char *codes = nibbles + SKVI_SCALE_BYTES(plan->coded);
+    float value[SKVI_P];
+    uint32_t ch, m, i, n, t, h, low = skvi_sub_gain(plan, lane->u, use), scale[SKVI_LANES];
+    sub[4] = (unsigned char)low;
+    memset(nibbles, 0, SKVI_SCALE_BYTES(plan->coded));
     memset(err, 0, SKVI_P * sizeof(float));
-    for (; ch < plan->coded; ch++, left--) {
-        while (!left) left = plan->n[--w];
-        skvi_encode_channel(c, u + ch * SKVI_P, use, w, s->var[ch], scales + ch, codes, err);
-        codes += w * (SKVI_P / 8);
+    for (ch = 0, m = SKVI_MODES - 1; m; m--) {
+        uint32_t end = ch + plan->n[m];
+        for (h = skvi_mode_half[m]; ch < end; ch += n) {
+            const float *u = lane->u + ch * SKVI_P;
+            n = h > 8 ? 1 : end - ch < SKVI_LANES ? end - ch : SKVI_LANES;
+            for (i = 0; i < n; i++) {
+                uint32_t e = skvi_page_rms(u + i * SKVI_P, use);
+                scale[i] = e < low + 2 ? low + 2 : e > low + 14 ? low + 14 : e;
+            }
+            if (h <= 8) skvi_encode_trellis(c->kern, lane->search, u, use, h, n, scale,
+                                            codes);
+            else scale[0] = skvi_encode_scalar(c, u, use, h / 2, scale[0], low, codes);
+            for (i = 0; i < n; i++, codes += SKVI_CODE_BYTES(h)) {
+                unsigned char *at = nibbles + (ch + i) / 2;
+                *at = (unsigned char)(*at | (scale[i] - low) << 4 * ((ch + i) & 1u));
+                c->kern->expand(codes, h, skvi_unit_of(h) * skvi_scale(scale[i]), value);
+                for (t = 0; t < SKVI_P; t++) {
+                    float diff = u[i * SKVI_P + t] - value[t];
+                    err[t] += s->var[ch + i] * diff * diff;
+                }
+            }
+        }
     }
     for (; ch < s->D; ch++)
-        for (t = 0; t < SKVI_P; t++) err[t] += s->var[ch] * u[ch * SKVI_P + t] * u[ch * SKVI_P + t];
+        for (t = 0; t < SKVI_P; t++)
+            err[t] += s->var[ch] * lane->u[ch * SKVI_P + t] * lane->u[ch * SKVI_P + t];
+}
+
+/* What each token's error will be, before any code is chosen: the mode's distortion at the page's
+   scale, and what lies beyond the reach of its levels. */
+static void skvi_foresee(const skvi_stream *s, const skvi_plan *plan, const float *u,
+                         const unsigned char *use, float *err)
+{
+    uint32_t ch, m = SKVI_MODES - 1, left = plan->n[m], t;
+    memset(err, 0, SKVI_P * sizeof(float));
+    for (ch = 0; ch < s->D; ch++, left--) {
+        const float *x = u + ch * SKVI_P;
+        float scale, base, reach;
+        while (!left) left = plan->n[--m];
+        scale = m ? skvi_scale(skvi_page_rms(x, use)) : 0;
+        base = skvi_distortion[m] * scale * scale;
+        reach = m ? 128 * skvi_unit_of(skvi_mode_half[m]) * scale : 0;
+        for (t = 0; t < SKVI_P; t++) {
+            float beyond = fabsf(x[t]) - reach;
+            err[t] += s->var[ch] * (base + (beyond > 0 ? beyond * beyond : 0));
+        }
+    }
 }
 
 /* Moves the worst tokens to exact rows while a row's bits are worth more there than as widths:
@@ -3400,8 +4337,21 @@ typedef struct skvi_encode_job {
     const skvi_source *src;
     const uint32_t    *credit;      /* [streams of the layer] bytes that outliers may take */
     unsigned char     *page;
-    uint32_t           layer, n;
+    uint32_t           layer, n, first;     /* first: position of token 0 */
 } skvi_encode_job;
+
+/* x[dim] += sign R(position) turn for one head, its wave given. */
+static void skvi_add_turned(const skvi_turn *r, const float *turn, const float *wave, float sign,
+                            float *x)
+{
+    size_t p, apart = skvi_turn_apart(r);
+    for (p = 0; p < r->pairs; p++) {
+        size_t i = skvi_turn_at(r, p);
+        float a = turn[i], b = turn[i + apart], c = sign * wave[p], s = sign * wave[r->pairs + p];
+        x[i] += a * c - b * s;
+        x[i + apart] += a * s + b * c;
+    }
+}
 
 static void skvi_encode_stream(const skvi_encode_job *j, const skvi_lane *lane, int kind, size_t g)
 {
@@ -3411,7 +4361,7 @@ static void skvi_encode_stream(const skvi_encode_job *j, const skvi_lane *lane, 
     size_t index = (size_t)(s - p->stream), local = index - p->first[j->layer], h, i, t;
     const skvi_plan *plan = &c->plan[index];
     unsigned char use[SKVI_P], *sub = j->page + c->offset[index];
-    float row[SKV_MAX_HEAD_DIM], err[SKVI_P], top = 0;
+    float row[SKV_MAX_HEAD_DIM], wave[SKV_MAX_HEAD_DIM], err[SKVI_P], top = 0;
     double sum = 0;
     uint32_t round, room = (uint32_t)(j->credit[local] / SKVI_ROW_BYTES(s->D));
     if (room > SKVI_MAX_ROWS) room = SKVI_MAX_ROWS;
@@ -3419,18 +4369,23 @@ static void skvi_encode_stream(const skvi_encode_job *j, const skvi_lane *lane, 
     memset(lane->xt, 0, s->D * SKVI_P * sizeof(float));
     memset(lane->u, 0, s->D * SKVI_P * sizeof(float));
     for (t = 0; t < SKVI_P; t++) use[t] = t < j->n;
-    for (t = 0; t < j->n; t++)
+    for (t = 0; t < j->n; t++) {
+        if (s->turn) skvi_wave(&p->turn[j->layer], (double)j->first + (double)t, wave);
         for (h = 0; h < s->heads; h++) {
             const float *mean = s->mean + h * s->dim;
             j->src->row(j->src->self, kind, t, g * p->head_group + h, row);
+            if (s->turn)
+                skvi_add_turned(&p->turn[j->layer], s->turn + h * s->dim, wave, -1, row);
             for (i = 0; i < s->dim; i++)
                 lane->xt[(h * s->dim + i) * SKVI_P + t] = row[i] - mean[i];
         }
-    c->kern->gemm(s->D, SKVI_P, s->D, s->enc, s->D, lane->xt, SKVI_P, lane->u, SKVI_P);
-    for (round = 0; round < 4; round++) {
-        skvi_encode_pass(c, s, plan, lane->u, use, sub, err);
-        if (round == 3 || !skvi_pick_outliers(c, plan, s->D, local, room, err, use)) break;
     }
+    c->kern->gemm(s->D, SKVI_P, s->D, s->enc, s->D, lane->xt, SKVI_P, lane->u, SKVI_P);
+    for (round = 0; room && round < 3; round++) {
+        skvi_foresee(s, plan, lane->u, use, err);
+        if (!skvi_pick_outliers(c, plan, s->D, local, room, err, use)) break;
+    }
+    skvi_encode_pass(c, lane, s, plan, use, sub, err);
     skvi_store_rows(c, s, local, lane->u, err);
     for (t = 0; t < j->n; t++) {
         sum += (double)err[t];
@@ -3464,10 +4419,11 @@ static size_t skvi_encode_page(skvi_encode_job *j)
             at[1] = (unsigned char)(c->row_token[local * SKVI_MAX_ROWS + r] | (local >> 8) << 6);
             for (i = 0, at += 2; i < D; i++, at += 2) skvi_put16(at, row[i]);
         }
-    j->page[0] = 1;
+    j->page[0] = SKVI_PAGE_FORMAT;
     j->page[1] = (unsigned char)j->n;
     skvi_put16(j->page + 2, total);
     skvi_put32(j->page + 4, (uint32_t)(at - j->page));
+    skvi_put32(j->page + 8, j->first);
     return (size_t)(at - j->page);
 }
 
@@ -3494,18 +4450,20 @@ static const unsigned char *skvi_next_row(const skvi_coder *c, const unsigned ch
 static void skvi_expand_slab(const skvi_coder *c, const skvi_plan *plan, const unsigned char *sub,
                              uint32_t first, uint32_t n, float *out)
 {
-    const unsigned char *scales = sub + SKVI_SUB_HEADER, *codes = scales + plan->coded;
-    uint32_t w = SKV_MAX_BITS, before = 0, ch;
-    for (; before + plan->n[w] <= first; w--) {
-        before += plan->n[w];
-        codes += plan->n[w] * w * (SKVI_P / 8);
+    const unsigned char *nibbles = sub + SKVI_SUB_HEADER;
+    const unsigned char *codes = nibbles + SKVI_SCALE_BYTES(plan->coded);
+    uint32_t m = SKVI_MODES - 1, before = 0, ch;
+    for (; before + plan->n[m] <= first; m--) {
+        before += plan->n[m];
+        codes += plan->n[m] * SKVI_CODE_BYTES(skvi_mode_half[m]);
     }
-    codes += (first - before) * w * (SKVI_P / 8);
+    codes += (first - before) * SKVI_CODE_BYTES(skvi_mode_half[m]);
     for (ch = first; ch < first + n; ch++) {
-        while (ch >= before + plan->n[w]) before += plan->n[w--];
-        c->kern->expand(codes, w, skvi_unit[w] * skvi_scale(scales[ch]),
-                        out + (ch - first) * SKVI_P);
-        codes += w * (SKVI_P / 8);
+        uint32_t h, e = sub[4] + ((uint32_t)nibbles[ch / 2] >> 4 * (ch & 1u) & 15u);
+        while (ch >= before + plan->n[m]) before += plan->n[m--];
+        h = skvi_mode_half[m];
+        c->kern->expand(codes, h, skvi_unit_of(h) * skvi_scale(e), out + (ch - first) * SKVI_P);
+        codes += SKVI_CODE_BYTES(h);
     }
 }
 
@@ -3536,7 +4494,7 @@ static void skvi_decode_stream(const skvi_coder *c, const skvi_lane *lane, uint3
     const skvi_stream *s = at.stream;
     const unsigned char *row = NULL;
     uint32_t ch, t, i, m;
-    float slab[SKVI_SLAB * SKVI_P];
+    float slab[SKVI_SLAB * SKVI_P], wave[SKV_MAX_HEAD_DIM];
     memset(lane->ut, 0, SKVI_P * s->D * sizeof(float));
     for (ch = 0; ch < at.plan->coded; ch += m) {
         m = at.plan->coded - ch < SKVI_SLAB ? at.plan->coded - ch : SKVI_SLAB;
@@ -3547,7 +4505,14 @@ static void skvi_decode_stream(const skvi_coder *c, const skvi_lane *lane, uint3
     while ((row = skvi_next_row(c, page, layer, at.local, row, &t)) != NULL)
         for (i = 0; i < s->D; i++)
             lane->ut[t * s->D + i] = skvi_from_f16(skvi_get16(row + 2 + 2 * i));
-    for (t = 0; t < n; t++) memcpy(lane->x + t * s->D, s->mean, s->D * sizeof(float));
+    for (t = 0; t < n; t++) {
+        memcpy(lane->x + t * s->D, s->mean, s->D * sizeof(float));
+        if (!s->turn) continue;
+        skvi_wave(&c->profile->turn[layer], (double)skvi_get32(page + 8) + (double)t, wave);
+        for (i = 0; i < s->heads; i++)
+            skvi_add_turned(&c->profile->turn[layer], s->turn + i * s->dim, wave, 1,
+                            lane->x + t * s->D + i * s->dim);
+    }
     c->kern->gemm(n, s->D, s->D, lane->ut, s->D, s->dec, s->D, lane->x, s->D);
 }
 
@@ -3559,8 +4524,8 @@ static skv_result skvi_check_page(const skvi_coder *c, uint32_t layer, const uns
     const unsigned char *at;
     uint32_t rows, streams = skvi_layer_streams(p, layer);
     if (bytes < SKVI_PAGE_HEADER) return SKV_ERR_TRUNCATED;
-    if (page[0] > 1) return SKV_ERR_VERSION;
-    if (page[0] != 1 || !page[1] || page[1] > SKVI_P) return SKV_ERR_FORMAT;
+    if (page[0] > SKVI_PAGE_FORMAT) return SKV_ERR_VERSION;
+    if (page[0] != SKVI_PAGE_FORMAT || !page[1] || page[1] > SKVI_P) return SKV_ERR_FORMAT;
     if (skvi_get32(page + 4) > bytes) return SKV_ERR_TRUNCATED;
     if (skvi_get32(page + 4) < bytes || bytes < c->least[layer]) return SKV_ERR_FORMAT;
     for (rows = p->first[layer]; rows < p->first[layer + 1]; rows++) {     /* norms, not NaN */
@@ -3616,7 +4581,7 @@ SKVDEF skv_result skv_codec_init(skv_codec **out, const skv_codec_desc *desc)
         if (pass) c = (skv_codec *)skvi_take(&a, 1, sizeof *c);
         else (void)skvi_take(&a, 1, sizeof *c);
         if (pass) *c = tmp;
-        skvi_coder_layout(&a, &c->coder, &p->model, 0);
+        skvi_coder_layout(&a, &c->coder, &p->model);
         c->unlimited = (uint32_t *)skvi_take(&a, 2u * tmp.coder.max_groups, sizeof(uint32_t));
         if (pass) break;
         if (a.overflow || a.used > (size_t)-1 / 4) return SKV_ERR_MEMORY;
@@ -3627,7 +4592,7 @@ SKVDEF skv_result skv_codec_init(skv_codec **out, const skv_codec_desc *desc)
         tmp.block = block;
         a.base = skvi_align_up(block);
     }
-    r = skvi_plan_make(p, &desc->target, share, c->coder.plan);
+    r = skvi_plan_make(p, 0, &desc->target, share, c->coder.plan);
     if (r != SKV_OK) {
         skv_codec_free(c);
         return r;
@@ -3669,7 +4634,7 @@ static void skvi_row_of_views(void *self, int kind, size_t token, size_t head, f
 }
 
 SKVDEF skv_result skv_encode(skv_codec *c, uint32_t layer, const skv_span *k, const skv_span *v,
-                             size_t n, void *page, size_t capacity, size_t *bytes)
+                             size_t n, size_t first, void *page, size_t capacity, size_t *bytes)
 {
     skvi_tokens views[2];
     skvi_source src;
@@ -3679,6 +4644,7 @@ SKVDEF skv_result skv_encode(skv_codec *c, uint32_t layer, const skv_span *k, co
     skv_result r = skv_codec_page_bytes(c, layer, NULL, &most);
     if (r != SKV_OK) return r;
     if (!page || !bytes || !n || n > SKVI_P || capacity < most) return SKV_ERR_ARG;
+    if (first > 0xFFFFFFFFu) return SKV_ERR_ARG;
     l = &c->coder.profile->layers[layer];
     r = skvi_open(&views[0], k, l->n_kv_heads, l->head_dim);
     if (r == SKV_OK) r = skvi_open(&views[1], v, l->n_kv_heads, l->head_dim_v);
@@ -3693,6 +4659,7 @@ SKVDEF skv_result skv_encode(skv_codec *c, uint32_t layer, const skv_span *k, co
     j.page = (unsigned char *)page;
     j.layer = layer;
     j.n = (uint32_t)n;
+    j.first = (uint32_t)first;
     *bytes = skvi_encode_page(&j);
     return SKV_OK;
 }
@@ -3843,7 +4810,7 @@ static void skvi_cache_layout(skvi_arena *a, skv_cache *c, const skv_model *m)
                                           sizeof *l->credit);
     }
     before = a->used;
-    skvi_coder_layout(a, &c->coder, m, 1);
+    skvi_coder_layout(a, &c->coder, m);
     c->saved_credit = (uint32_t *)skvi_take(a, 2u * c->coder.max_groups, sizeof(uint32_t));
     c->report = (float *)skvi_take(a, c->coder.max_groups, 2 * sizeof(float));
     c->page_buffer = (unsigned char *)skvi_take(a, c->coder.most_page, 1);
@@ -3863,6 +4830,19 @@ static uint32_t skvi_most_page(const skv_profile *p)
         if (n > most) most = n;
     }
     return (uint32_t)most;
+}
+
+/* Rows of an attention tile: all query heads of a group for the queries of one append. */
+static uint32_t skvi_tile_rows(const skv_model *m, uint32_t head_group, uint32_t queries)
+{
+    uint32_t i, most = 1;
+    for (i = 0; i < m->n_layers; i++) {
+        skv_layer s = skvi_model_layer(m, i);
+        uint32_t heads = head_group < s.n_kv_heads ? head_group : s.n_kv_heads;
+        heads *= s.n_q_heads / s.n_kv_heads;
+        most = heads > most ? heads : most;
+    }
+    return most < SKVI_ROWS && queries < SKVI_ROWS / most ? most * queries : SKVI_ROWS;
 }
 
 /* Checks a description and fills in everything that the layout depends on. */
@@ -3895,6 +4875,7 @@ static skv_result skvi_cache_prepare(const skv_cache_desc *d, skv_cache *c, cons
     c->coder.par = d->parallel;
     skvi_coder_sizes(&c->coder, *m, skvi_cache_head_group(c));
     if (d->profile) c->coder.most_page = skvi_most_page(d->profile);
+    c->coder.tile_rows = skvi_tile_rows(*m, skvi_cache_head_group(c), c->max_append);
     return SKV_OK;
 }
 
@@ -3973,7 +4954,8 @@ SKVDEF skv_result skv_cache_init(skv_cache **out, const skv_cache_desc *desc)
     skvi_cache_layout(&a, c, m);
     skvi_copy_model(&c->model, m, c->layers, c->name);
     share = skvi_outlier_share(desc->outliers);
-    r = c->coder.profile ? skvi_plan_make(c->coder.profile, &desc->target, share, c->coder.plan)
+    r = c->coder.profile ? skvi_plan_make(c->coder.profile, c->max_tokens, &desc->target, share,
+                                          c->coder.plan)
                          : SKV_OK;
     if (r == SKV_OK && c->coder.profile) skvi_coder_index(&c->coder, share);
     c->pages = c->alloc;
@@ -4138,6 +5120,7 @@ static skv_result skvi_make_page(skv_cache *c, uint32_t layer, skvi_append_sourc
     j.page = c->page_buffer;
     j.layer = layer;
     j.n = SKVI_P;
+    j.first = s->first;
     bytes = skvi_encode_page(&j);
     for (i = 0; i < streams; i++)
         l->credit[i] -= (uint32_t)(c->coder.n_rows[i] *
@@ -4289,9 +5272,9 @@ SKVDEF skv_result skv_reconstruct(skv_cache *c, uint32_t layer, size_t first, si
 
 /* >>scores ------------------------------------------------------------------------------------
    Attention of a tile of at most 16 rows (query, head) of one head group over all tokens. For a
-   token in a page, x = mean + D u: the score is q.mean + q'.u with q' = D^T q, in whitened latents;
-   values gather in the latent too and are turned back once. Bound: |q.(x - x^)| <= |q'/sd| e, where
-   e is the page's largest residual |z - z^| (Cauchy-Schwarz). */
+   token in a page, x = mean + D u: the score is q.mean + q'.u with q' = D^T q, in whitened latents,
+   plus q.R(t) turn where keys turn; values gather in the latent too and are turned back once.
+   Bound: |q.(x - x^)| <= |q'/sd| e, e the page's largest residual |z - z^| (Cauchy-Schwarz). */
 typedef struct skvi_atile {
     size_t   n, pos[SKVI_ROWS], head[SKVI_ROWS], query[SKVI_ROWS];  /* rows by rising head */
     float    top[SKVI_ROWS], sum[SKVI_ROWS], paged[SKVI_ROWS];  /* running softmax, page share */
@@ -4416,6 +5399,49 @@ static void skvi_exact_block(const skvi_attend_job *j, const skvi_lane *lane, sk
     }
 }
 
+/* Columns R(position + t) turn of one head for the 64 tokens of a page, [dim][64]: each pair turns
+   on from token to token, exactly set at the page's start. */
+static void skvi_turned_tile(const skvi_turn *r, const float *turn, uint32_t position, size_t dim,
+                             float *tile)
+{
+    size_t p, t, apart = skvi_turn_apart(r);
+    memset(tile, 0, dim * SKVI_P * sizeof(float));
+    for (p = 0; p < r->pairs; p++) {
+        size_t i = skvi_turn_at(r, p);
+        float *x = tile + i * SKVI_P, *y = x + apart * SKVI_P;
+        double f = (double)r->freq[p], start = (double)position * f;
+        double c = cos(f), s = sin(f), u = cos(start), v = sin(start);
+        double a = (double)turn[i], b = (double)turn[i + apart];
+        double m = a * u - b * v, n = a * v + b * u;
+        for (t = 0; t < SKVI_P; t++) {
+            x[t] = (float)m;
+            y[t] = (float)n;
+            u = m * c - n * s;
+            n = m * s + n * c;
+            m = u;
+        }
+    }
+}
+
+/* What every token of a page has before its codes: q.mean, and q.R(position) turn. */
+static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, const skvi_atile *t,
+                           const skvi_stream *s, const unsigned char *page)
+{
+    const skvi_coder *k = &j->c->coder;
+    const skv_layer *l = &j->c->layers[j->layer];
+    size_t r, r0, i, group = l->n_q_heads / l->n_kv_heads, d = l->head_dim;
+    for (r = 0; r < t->n; r++)
+        for (i = 0; i < SKVI_P; i++) lane->s[r * SKVI_P + i] = t->qmean[r];
+    for (r0 = 0; s->turn && r0 < t->n; r0 = r) {
+        size_t slice = t->head[r0] / group % k->profile->head_group * d;
+        r = skvi_same_head(t, r0, group);
+        skvi_turned_tile(&k->profile->turn[j->layer], s->turn + slice, skvi_get32(page + 8), d,
+                         lane->tile);
+        k->kern->gemm(r - r0, SKVI_P, d, lane->q + r0 * d, d, lane->tile, SKVI_P,
+                      lane->s + r0 * SKVI_P, SKVI_P);
+    }
+}
+
 /* Scores of one page into lane->s. */
 static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
                              size_t g, const unsigned char *page)
@@ -4424,18 +5450,25 @@ static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
     const skvi_stream *s = skvi_attend_stream(j, 0, g);
     const skvi_sub at = skvi_sub_at(k, j->layer, (size_t)(s - k->profile->stream), page);
     const unsigned char *row = NULL;
-    size_t r, i;
+    size_t r, i, n_base = 0;
     uint32_t ch, m, token;
-    for (r = 0; r < t->n; r++)
-        for (i = 0; i < SKVI_P; i++) lane->s[r * SKVI_P + i] = t->qmean[r];
+    float base[SKVI_ROWS][SKVI_MAX_ROWS];   /* of the outlier tokens */
+    skvi_page_base(j, lane, t, s, page);
+    while ((row = skvi_next_row(k, page, j->layer, at.local, row, &token)) != NULL &&
+           n_base < SKVI_MAX_ROWS) {
+        for (r = 0; r < t->n; r++) base[r][n_base] = lane->s[r * SKVI_P + token];
+        n_base++;
+    }
     for (ch = 0; ch < at.plan->coded; ch += m) {
         m = at.plan->coded - ch < SKVI_SLAB ? at.plan->coded - ch : SKVI_SLAB;
         skvi_expand_slab(k, at.plan, at.bytes, ch, m, lane->tile);
         k->kern->gemm(t->n, SKVI_P, m, lane->ql + ch, s->D, lane->tile, SKVI_P, lane->s, SKVI_P);
     }
-    while ((row = skvi_next_row(k, page, j->layer, at.local, row, &token)) != NULL)
+    for (row = NULL, n_base = 0;
+         n_base < SKVI_MAX_ROWS &&
+         (row = skvi_next_row(k, page, j->layer, at.local, row, &token)) != NULL; n_base++)
         for (r = 0; r < t->n; r++) {
-            float x = t->qmean[r];
+            float x = base[r][n_base];
             for (i = 0; i < s->D; i++)
                 x += lane->ql[r * s->D + i] * skvi_from_f16(skvi_get16(row + 2 + 2 * i));
             lane->s[r * SKVI_P + token] = x;
@@ -4568,7 +5601,7 @@ static void skvi_attend_task(void *arg, size_t g)
     report[0] = report[1] = 0;
     for (row = 0; row < rows; row += t.n) {
         memset(&t, 0, sizeof t);
-        t.n = rows - row < SKVI_ROWS ? rows - row : SKVI_ROWS;
+        t.n = rows - row < c->coder.tile_rows ? rows - row : c->coder.tile_rows;
         t.first_pos = total;
         for (r = 0; r < t.n; r++) {
             t.head[r] = head0 + (row + r) / j->n;
@@ -4722,6 +5755,2580 @@ SKVDEF void skv_merge(float *out, float *lse, const float *out2, const float *ls
             out[r * dim + i] = (a * out[r * dim + i] + b * out2[r * dim + i]) / (a + b);
         lse[r] = top + logf(a + b);
     }
+}
+
+/* >>turbo -------------------------------------------------------------------------------------
+   The published row codecs of >>classic. Lloyd-Max levels of a unit normal in 1/10000, the positive
+   half of widths 1 to 8 one after the other (solved to 1e-13, then rounded: mean squared error
+   within 1e-7 relative of the optimum up to width 6, 1.1e-5 at 8). Code c >= 2^(w-1) is
+   +level[c - 2^(w-1)], below it mirrors. */
+static const uint16_t skvi_lloyd[255] = {
+    7979,
+    4528, 15104,
+    2451, 7560, 13439, 21519,
+    1284, 3880, 6568, 9423, 12562, 16180, 20690, 27326,
+    659, 1981, 3314, 4667, 6049, 7471, 8946, 10488, 12118, 13863, 15762, 17872, 20287, 23177,
+    26911, 32607,
+    334, 1003, 1673, 2346, 3022, 3703, 4389, 5083, 5785, 6497, 7219, 7955, 8705, 9472, 10257,
+    11065, 11897, 12758, 13651, 14583, 15558, 16586, 17675, 18840, 20096, 21468, 22990, 24713,
+    26723, 29174, 32404, 37441,
+    168, 505, 842, 1179, 1516, 1855, 2193, 2533, 2874, 3216, 3559, 3903, 4249, 4597, 4947, 5298,
+    5652, 6008, 6367, 6728, 7093, 7460, 7831, 8206, 8585, 8967, 9354, 9746, 10143, 10545, 10953,
+    11367, 11788, 12216, 12652, 13095, 13548, 14009, 14481, 14964, 15459, 15967, 16489, 17027,
+    17581, 18154, 18748, 19364, 20006, 20677, 21380, 22120, 22903, 23736, 24628, 25590, 26639,
+    27795, 29090, 30572, 32319, 34474, 37349, 41897,
+    84, 253, 422, 591, 760, 930, 1099, 1268, 1437, 1607, 1777, 1947, 2117, 2287, 2458, 2628, 2799,
+    2971, 3142, 3314, 3486, 3659, 3832, 4005, 4179, 4353, 4527, 4703, 4878, 5054, 5231, 5408, 5585,
+    5764, 5942, 6122, 6302, 6483, 6664, 6847, 7030, 7214, 7398, 7584, 7770, 7957, 8145, 8335, 8525,
+    8716, 8908, 9102, 9296, 9492, 9689, 9887, 10086, 10287, 10489, 10693, 10898, 11105, 11313,
+    11523, 11735, 11948, 12163, 12380, 12599, 12821, 13044, 13269, 13497, 13727, 13959, 14194,
+    14432, 14673, 14916, 15162, 15411, 15664, 15920, 16180, 16443, 16710, 16981, 17256, 17536,
+    17820, 18110, 18404, 18704, 19009, 19321, 19639, 19963, 20295, 20635, 20982, 21339, 21704,
+    22080, 22466, 22864, 23274, 23697, 24135, 24590, 25061, 25553, 26065, 26602, 27165, 27759,
+    28387, 29055, 29769, 30537, 31371, 32285, 33298, 34441, 35756, 37317, 39256, 41866, 46035
+};
+
+static uint64_t skvi_random(uint64_t *state)            /* splitmix64 */
+{
+    uint64_t z = (*state += 0x9E3779B97F4A7C15u);
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+/* Marsaglia's polar method on odd multiples of 2^-26: the test r < 1 is exact. */
+static double skvi_normal(uint64_t *state)
+{
+    double u, v, r;
+    do {
+        uint64_t z = skvi_random(state);
+        u = (double)((int64_t)(z >> 38) * 2 + 1 - (1 << 26)) / (1 << 26);
+        v = (double)((int64_t)(z & 0x3FFFFFFu) * 2 + 1 - (1 << 26)) / (1 << 26);
+        r = u * u + v * v;
+    } while (r >= 1);
+    return u * sqrt(-2 * log(r) / r);
+}
+
+SKVDEF skv_result skv_turbo_sketch(uint64_t seed, size_t dim, float *sketch)
+{
+    size_t i;
+    if (!sketch || !dim || dim > SKV_MAX_HEAD_DIM) return SKV_ERR_ARG;
+    for (i = 0; i < dim * dim; i++) sketch[i] = (float)skvi_normal(&seed);
+    return SKV_OK;
+}
+
+/* a[k][k] = H diag(+-1, a's lower block) where the first column of H is uniform on the sphere. */
+static void skvi_reflect(uint64_t *state, size_t k, float *a, size_t lda)
+{
+    double v[SKV_MAX_HEAD_DIM], w[SKV_MAX_HEAD_DIM], norm = 0, beta;
+    size_t i, j;
+    int up;
+    for (i = 0; i < k; i++) {
+        v[i] = skvi_normal(state);
+        norm += v[i] * v[i];
+    }
+    norm = sqrt(norm);
+    up = v[0] >= 0;
+    beta = 1 / (norm * (norm + fabs(v[0])));            /* 2 / |v|^2 of the v below */
+    v[0] += up ? norm : -norm;
+    for (j = 0; j < k; j++) a[j] = a[j * lda] = 0;
+    a[0] = up ? -1.0f : 1.0f;
+    memset(w, 0, sizeof w);
+    for (i = 0; i < k; i++)
+        for (j = 0; j < k; j++) w[j] += v[i] * (double)a[i * lda + j];
+    for (i = 0; i < k; i++)
+        for (j = 0; j < k; j++)
+            a[i * lda + j] = (float)((double)a[i * lda + j] - beta * v[i] * w[j]);
+}
+
+SKVDEF skv_result skv_turbo_rotation(uint64_t seed, size_t dim, float *rotation)
+{
+    size_t k;
+    if (!rotation || !dim || dim > SKV_MAX_HEAD_DIM) return SKV_ERR_ARG;
+    rotation[dim * dim - 1] = skvi_random(&seed) >> 63 ? 1.0f : -1.0f;
+    for (k = 2; k <= dim; k++)
+        skvi_reflect(&seed, k, rotation + (dim - k) * (dim + 1), dim);
+    return SKV_OK;
+}
+
+/* Rows of codes: n of `bits` from bit position `at` on; out must be zero before. */
+static void skvi_put_code(unsigned char *out, size_t at, uint32_t bits, uint32_t code)
+{
+    uint32_t x = code << (at & 7);
+    out[at >> 3] = (unsigned char)(out[at >> 3] | (x & 255u));
+    if ((at & 7) + bits > 8) out[(at >> 3) + 1] = (unsigned char)(out[(at >> 3) + 1] | (x >> 8));
+}
+static uint32_t skvi_get_code(const unsigned char *in, size_t at, uint32_t bits)
+{
+    uint32_t x = in[at >> 3];
+    if ((at & 7) + bits > 8) x |= (uint32_t)in[(at >> 3) + 1] << 8;
+    return (x >> (at & 7)) & ((1u << bits) - 1);
+}
+
+/* y[m] = a[m][n] x, and x[n] += a^T y */
+static void skvi_apply(const float *a, size_t m, size_t n, const float *x, float *y)
+{
+    size_t i;
+    for (i = 0; i < m; i++) y[i] = skvi_dot_c(a + i * n, x, n);
+}
+static void skvi_apply_back(const float *a, size_t m, size_t n, const float *y, float *x)
+{
+    size_t i, j;
+    for (i = 0; i < m; i++)
+        for (j = 0; j < n; j++) x[j] += a[i * n + j] * y[i];
+}
+
+static double skvi_norm(const float *x, size_t n)
+{
+    double s = 0;
+    size_t i;
+    for (i = 0; i < n; i++) s += (double)x[i] * (double)x[i];
+    return sqrt(s);
+}
+
+static skv_result skvi_check_row(const float *x, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++)
+        if (!skvi_is_finite(x[i])) return SKV_ERR_NOT_FINITE;
+    for (i = 0; i < n; i++)
+        if (fabsf(x[i]) > SKVI_LARGEST) return SKV_ERR_RANGE;
+    return SKV_OK;
+}
+
+/* A number as f16 at p; RANGE where that is infinite. */
+static skv_result skvi_put_half(unsigned char *p, double x, float *stored)
+{
+    uint16_t h = skvi_to_f16((float)x);
+    *stored = skvi_from_f16(h);
+    if (!skvi_is_finite(*stored)) return SKV_ERR_RANGE;
+    skvi_put16(p, h);
+    return SKV_OK;
+}
+
+/* Nearest level to y, and its value */
+static uint32_t skvi_lloyd_code(uint32_t bits, float y)
+{
+    const uint16_t *level = skvi_lloyd + (1 << (bits - 1)) - 1;
+    uint32_t half = 1u << (bits - 1), lo = 0, hi = half - 1;
+    float a = fabsf(y) * 20000.0f;
+    while (lo < hi) {                       /* least i with a below the border of i and i + 1 */
+        uint32_t mid = (lo + hi) / 2;
+        if (a < (float)(level[mid] + level[mid + 1])) hi = mid;
+        else lo = mid + 1;
+    }
+    return y < 0 ? half - 1 - lo : half + lo;
+}
+static float skvi_lloyd_level(uint32_t bits, uint32_t code)
+{
+    const uint16_t *level = skvi_lloyd + (1 << (bits - 1)) - 1;
+    uint32_t half = 1u << (bits - 1);
+    float x = (float)level[code >= half ? code - half : half - 1 - code] / 10000.0f;
+    return code >= half ? x : -x;
+}
+
+/* The parts of a row: where things begin, in bytes and then bits of the stream. */
+typedef struct skvi_turbo_row {
+    uint32_t bits;                          /* of the Lloyd-Max codes; 0 = none */
+    size_t head, bytes;
+} skvi_turbo_row;
+
+static skv_result skvi_turbo_open(const skv_turbo *t, skvi_turbo_row *l)
+{
+    size_t stream;
+    if (!t || !t->dim || t->dim > SKV_MAX_HEAD_DIM || !t->bits || t->bits > 8 || !t->rotation)
+        return SKV_ERR_ARG;
+    stream = ((size_t)t->dim * t->bits + 7) / 8;
+    l->bits = t->form == SKV_TURBO_PRODUCT ? t->bits - 1 : t->bits;
+    l->head = 2;
+    if (t->form == SKV_TURBO_PRODUCT) {
+        if (!t->sketch) return SKV_ERR_ARG;
+        l->head = 4;
+    } else if (t->form == SKV_TURBO_RESIDUAL) {
+        if (!t->basis || !t->rank || t->rank > t->dim) return SKV_ERR_ARG;
+        l->head = 2 + 2 * (size_t)t->rank;
+    } else if (t->form != SKV_TURBO_MSE) return SKV_ERR_ARG;
+    l->bytes = l->head + stream;
+    return SKV_OK;
+}
+
+SKVDEF size_t skv_turbo_bytes(const skv_turbo *t)
+{
+    skvi_turbo_row l;
+    return skvi_turbo_open(t, &l) == SKV_OK ? l.bytes : 0;
+}
+
+/* x[dim] into codes of l->bits, its norm as f16 at row; made [dim] becomes what a decoder gives. */
+static skv_result skvi_turbo_quantise(const skv_turbo *t, const skvi_turbo_row *l, const float *x,
+                                      unsigned char *row, float *made)
+{
+    float y[SKV_MAX_HEAD_DIM], norm, unit;
+    size_t i, n = t->dim;
+    skv_result r = skvi_put_half(row, skvi_norm(x, n), &norm);
+    if (r != SKV_OK) return r;
+    memset(made, 0, n * sizeof *made);
+    memset(row + l->head, 0, l->bytes - l->head);
+    if (!l->bits) return SKV_OK;
+    unit = norm / sqrtf((float)n);
+    skvi_apply(t->rotation, n, n, x, y);
+    for (i = 0; i < n; i++) {
+        uint32_t code = skvi_lloyd_code(l->bits, unit > 0 ? y[i] / unit : 0);
+        skvi_put_code(row + l->head, i * l->bits, l->bits, code);
+        y[i] = skvi_lloyd_level(l->bits, code) * unit;
+    }
+    skvi_apply_back(t->rotation, n, n, y, made);
+    return SKV_OK;
+}
+
+/* Rotated coordinates of the codes; their norm is the f16 at row, sign apart. */
+static skv_result skvi_turbo_levels(const skv_turbo *t, const skvi_turbo_row *l,
+                                    const unsigned char *row, float *y)
+{
+    float norm = fabsf(skvi_from_f16(skvi_get16(row))), unit = norm / sqrtf((float)t->dim);
+    size_t i;
+    if (!skvi_is_finite(norm)) return SKV_ERR_FORMAT;
+    for (i = 0; i < t->dim; i++)
+        y[i] = l->bits ? unit * skvi_lloyd_level(l->bits, skvi_get_code(row + l->head, i * l->bits,
+                                                                        l->bits)) : 0;
+    return SKV_OK;
+}
+
+/* QJL signs of the residual x - made, S the sketch. */
+static skv_result skvi_turbo_signs(const skv_turbo *t, const skvi_turbo_row *l, const float *x,
+                                   const float *made, unsigned char *row)
+{
+    float rest[SKV_MAX_HEAD_DIM], norm;
+    size_t i, n = t->dim;
+    skv_result r;
+    for (i = 0; i < n; i++) rest[i] = x[i] - made[i];
+    r = skvi_put_half(row + 2, skvi_norm(rest, n), &norm);
+    for (i = 0; i < n && r == SKV_OK; i++)
+        skvi_put_code(row + l->head, n * l->bits + i, 1,
+                      skvi_dot_c(t->sketch + i * n, rest, n) >= 0);
+    return r;
+}
+
+static double skvi_distance(const float *a, const float *b, size_t n)
+{
+    double s = 0;
+    size_t i;
+    for (i = 0; i < n; i++) s += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+    return s;
+}
+
+/* RESIDUAL: the spectral candidate replaces the row's codes where it is nearer than made. */
+static skv_result skvi_turbo_spectral(const skv_turbo *t, const skvi_turbo_row *l, const float *x,
+                                      const float *made, unsigned char *row)
+{
+    unsigned char other[2 + 3 * SKV_MAX_HEAD_DIM];
+    float z[SKV_MAX_HEAD_DIM], part[SKV_MAX_HEAD_DIM], rest[SKV_MAX_HEAD_DIM],
+          coded[SKV_MAX_HEAD_DIM];
+    size_t i, n = t->dim;
+    skv_result r = SKV_OK;
+    memset(row + 2, 0, 2 * (size_t)t->rank);
+    memset(part, 0, n * sizeof *part);
+    skvi_apply(t->basis, t->rank, n, x, z);
+    for (i = 0; i < t->rank && r == SKV_OK; i++) r = skvi_put_half(other + 2 + 2 * i, z[i], &z[i]);
+    if (r != SKV_OK) return r;
+    skvi_apply_back(t->basis, t->rank, n, z, part);
+    memcpy(rest, x, n * sizeof *rest);
+    for (i = 0; i < n; i++) rest[i] -= part[i];
+    r = skvi_turbo_quantise(t, l, rest, other, coded);
+    if (r != SKV_OK) return r;
+    for (i = 0; i < n; i++) coded[i] += part[i];
+    if (skvi_distance(x, coded, n) < skvi_distance(x, made, n)) {
+        memcpy(row, other, l->bytes);
+        row[1] = (unsigned char)(row[1] | 0x80u);
+    }
+    return SKV_OK;
+}
+
+SKVDEF skv_result skv_turbo_encode(const skv_turbo *t, const float *x, void *row)
+{
+    unsigned char out[4 + 3 * SKV_MAX_HEAD_DIM];
+    float made[SKV_MAX_HEAD_DIM];
+    skvi_turbo_row l;
+    skv_result r = skvi_turbo_open(t, &l);
+    if (r != SKV_OK || !x || !row) return SKV_ERR_ARG;
+    r = skvi_check_row(x, t->dim);
+    if (r == SKV_OK) r = skvi_turbo_quantise(t, &l, x, out, made);
+    if (r == SKV_OK && t->form == SKV_TURBO_PRODUCT) r = skvi_turbo_signs(t, &l, x, made, out);
+    if (r == SKV_OK && t->form == SKV_TURBO_RESIDUAL)
+        r = skvi_turbo_spectral(t, &l, x, made, out);
+    if (r == SKV_OK) memcpy(row, out, l.bytes);
+    return r;
+}
+
+/* Weights of the sketch's rows (PRODUCT) or of the basis (RESIDUAL) in the decoded row: count. */
+static size_t skvi_turbo_second(const skv_turbo *t, const skvi_turbo_row *l,
+                                const unsigned char *row, float *w)
+{
+    size_t i, n = t->form == SKV_TURBO_PRODUCT ? t->dim : t->rank;
+    float norm;
+    if (t->form == SKV_TURBO_MSE) return 0;
+    if (t->form == SKV_TURBO_RESIDUAL) {
+        for (i = 0; i < n; i++) w[i] = skvi_from_f16(skvi_get16(row + 2 + 2 * i));
+        return n;
+    }
+    norm = skvi_from_f16(skvi_get16(row + 2)) * 1.2533141373f / (float)n;   /* sqrt(pi/2) / n */
+    for (i = 0; i < n; i++)
+        w[i] = skvi_get_code(row + l->head, n * l->bits + i, 1) ? norm : -norm;
+    return n;
+}
+
+SKVDEF skv_result skv_turbo_decode(const skv_turbo *t, const void *row, float *x)
+{
+    const unsigned char *in = (const unsigned char *)row;
+    float y[SKV_MAX_HEAD_DIM], w[SKV_MAX_HEAD_DIM];
+    skvi_turbo_row l;
+    size_t n;
+    skv_result r = skvi_turbo_open(t, &l);
+    if (r != SKV_OK || !x || !row) return SKV_ERR_ARG;
+    r = skvi_turbo_levels(t, &l, in, y);
+    if (r != SKV_OK) return r;
+    n = skvi_turbo_second(t, &l, in, w);
+    if (skvi_check_row(w, n) != SKV_OK) return SKV_ERR_FORMAT;
+    memset(x, 0, t->dim * sizeof *x);
+    if (l.bits) skvi_apply_back(t->rotation, t->dim, t->dim, y, x);
+    if (n) skvi_apply_back(t->form == SKV_TURBO_PRODUCT ? t->sketch : t->basis, n, t->dim, w, x);
+    return SKV_OK;
+}
+
+SKVDEF skv_result skv_turbo_query(const skv_turbo *t, const float *q, float *turned)
+{
+    skvi_turbo_row l;
+    skv_result r = skvi_turbo_open(t, &l);
+    if (r != SKV_OK || !q || !turned) return SKV_ERR_ARG;
+    r = skvi_check_row(q, t->dim);
+    if (r != SKV_OK) return r;
+    skvi_apply(t->rotation, t->dim, t->dim, q, turned);
+    if (t->form == SKV_TURBO_PRODUCT)
+        skvi_apply(t->sketch, t->dim, t->dim, q, turned + t->dim);
+    if (t->form == SKV_TURBO_RESIDUAL)
+        skvi_apply(t->basis, t->rank, t->dim, q, turned + t->dim);
+    return SKV_OK;
+}
+
+SKVDEF skv_result skv_turbo_dot(const skv_turbo *t, const void *row, const float *turned,
+                                float *dot)
+{
+    const unsigned char *in = (const unsigned char *)row;
+    float y[SKV_MAX_HEAD_DIM], w[SKV_MAX_HEAD_DIM];
+    skvi_turbo_row l;
+    size_t n;
+    skv_result r = skvi_turbo_open(t, &l);
+    if (r != SKV_OK || !row || !turned || !dot) return SKV_ERR_ARG;
+    r = skvi_turbo_levels(t, &l, in, y);
+    if (r != SKV_OK) return r;
+    n = skvi_turbo_second(t, &l, in, w);
+    if (skvi_check_row(w, n) != SKV_OK) return SKV_ERR_FORMAT;
+    *dot = skvi_dot_c(y, turned, t->dim) + skvi_dot_c(w, turned + t->dim, n);
+    return SKV_OK;
+}
+
+/* JarvisKV ------------------------------------------------------------------------------------ */
+static int skvi_jarvis_valid(const skv_jarvis *j)
+{
+    return j && j->rank >= 2 && j->rank <= j->dim && j->dim <= SKV_MAX_HEAD_DIM && j->bits &&
+           j->bits <= 8 && j->rotation;
+}
+
+SKVDEF size_t skv_jarvis_bytes(const skv_jarvis *j)
+{
+    return skvi_jarvis_valid(j) ? 4 + ((size_t)j->rank * (j->bits + 1) + 7) / 8 : 0;
+}
+
+static size_t skvi_jarvis_length(const skv_jarvis *j) { return j->basis ? j->dim : j->rank; }
+
+SKVDEF skv_result skv_jarvis_query(const skv_jarvis *j, const float *q, float *turned)
+{
+    float z[SKV_MAX_HEAD_DIM];
+    skv_result r;
+    if (!skvi_jarvis_valid(j) || !q || !turned) return SKV_ERR_ARG;
+    r = skvi_check_row(q, skvi_jarvis_length(j));
+    if (r != SKV_OK) return r;
+    if (j->basis) skvi_apply(j->basis, j->rank, j->dim, q, z);
+    skvi_apply(j->rotation, j->rank, j->rank, j->basis ? z : q, turned);
+    return SKV_OK;
+}
+
+SKVDEF skv_result skv_jarvis_encode(const skv_jarvis *j, const float *x, void *row)
+{
+    unsigned char out[4 + 2 * SKV_MAX_HEAD_DIM];
+    float y[SKV_MAX_HEAD_DIM], s, mu, step;
+    double mean = 0, sigma = 0;
+    int i, n, last;
+    skv_result r = row ? skv_jarvis_query(j, x, y) : SKV_ERR_ARG;
+    if (r != SKV_OK) return r;
+    n = (int)j->rank;
+    memset(out, 0, sizeof out);
+    last = (1 << j->bits) - 1;
+    step = 6.0f / (float)(last + 1);
+    for (i = 0; i < n; i++) mean += (double)y[i] / n;
+    for (i = 0; i < n; i++) sigma += ((double)y[i] - mean) * ((double)y[i] - mean) / (n - 1);
+    sigma = 3 * (sigma > 1e-16 ? sqrt(sigma) : 1e-8);
+    r = skvi_put_half(out, sigma, &s);
+    if (r == SKV_OK) r = skvi_put_half(out + 2, mean, &mu);
+    if (r != SKV_OK) return r;
+    for (i = 0; i < n; i++) {
+        double u = ((double)y[i] - mean) / sigma;
+        int code = (int)((1 + (u < -1 ? -1 : u > 1 ? 1 : u)) / (double)step);
+        float near;
+        if (code > last) code = last;
+        near = (((float)code + 0.5f) * step - 1) * s + mu;
+        skvi_put_code(out + 4, (size_t)i * j->bits, j->bits, (uint32_t)code);
+        skvi_put_code(out + 4, (size_t)n * j->bits + (size_t)i, 1, y[i] > near);
+    }
+    memcpy(row, out, skv_jarvis_bytes(j));
+    return SKV_OK;
+}
+
+/* Rotated latent coordinates of a row */
+static skv_result skvi_jarvis_levels(const skv_jarvis *j, const unsigned char *row, float *y)
+{
+    float s = skvi_from_f16(skvi_get16(row)), mu = skvi_from_f16(skvi_get16(row + 2));
+    float step = 6.0f / (float)(1 << j->bits);
+    size_t i, n = j->rank;
+    if (!skvi_is_finite(s) || !skvi_is_finite(mu)) return SKV_ERR_FORMAT;
+    for (i = 0; i < n; i++) {
+        float code = (float)skvi_get_code(row + 4, i * j->bits, j->bits);
+        int up = skvi_get_code(row + 4, n * j->bits + i, 1) != 0;
+        y[i] = ((code + 0.5f) * step - 1) * s + mu + (up ? step : -step) / 2;
+    }
+    return SKV_OK;
+}
+
+SKVDEF skv_result skv_jarvis_decode(const skv_jarvis *j, const void *row, float *x)
+{
+    float y[SKV_MAX_HEAD_DIM], z[SKV_MAX_HEAD_DIM];
+    skv_result r;
+    if (!skvi_jarvis_valid(j) || !row || !x) return SKV_ERR_ARG;
+    r = skvi_jarvis_levels(j, (const unsigned char *)row, y);
+    if (r != SKV_OK) return r;
+    memset(z, 0, j->rank * sizeof *z);
+    skvi_apply_back(j->rotation, j->rank, j->rank, y, z);
+    memset(x, 0, skvi_jarvis_length(j) * sizeof *x);
+    if (j->basis) skvi_apply_back(j->basis, j->rank, j->dim, z, x);
+    else memcpy(x, z, j->rank * sizeof *x);
+    return SKV_OK;
+}
+
+SKVDEF skv_result skv_jarvis_dot(const skv_jarvis *j, const void *row, const float *turned,
+                                 float *dot)
+{
+    float y[SKV_MAX_HEAD_DIM];
+    skv_result r;
+    if (!skvi_jarvis_valid(j) || !row || !turned || !dot) return SKV_ERR_ARG;
+    r = skvi_jarvis_levels(j, (const unsigned char *)row, y);
+    if (r == SKV_OK) *dot = skvi_dot_c(y, turned, j->rank);
+    return r;
+}
+
+/* SVDq ---------------------------------------------------------------------------------------- */
+SKVDEF skv_result skv_svdq_schedule(const char *word, uint8_t schedule[8])
+{
+    static const char *const names[3][2] = {
+        {"2.25", "84420000"}, {"2", "84211000"}, {"1.25", "44200000"}
+    };
+    int i;
+    if (!word || !schedule) return SKV_ERR_ARG;
+    for (i = 0; i < 3; i++)
+        if (!strcmp(word, names[i][0])) {
+            word = names[i][1];
+            break;
+        }
+    for (i = 0; i < 8; i++)
+        if (word[i] < '0' || word[i] > '8') return SKV_ERR_ARG;
+    if (word[8]) return SKV_ERR_ARG;
+    for (i = 0; i < 8; i++) schedule[i] = (uint8_t)(word[i] - '0');
+    return SKV_OK;
+}
+
+SKVDEF skv_result skv_svdq_bits(const uint8_t schedule[8], size_t n, uint8_t *bits)
+{
+    size_t i;
+    if (!schedule || !bits || n > ((size_t)-1) / 8) return SKV_ERR_ARG;
+    for (i = 0; i < n; i++) bits[i] = schedule[8 * i / n];
+    return SKV_OK;
+}
+
+/* >>report ------------------------------------------------------------------------------------
+   The cache beside exact attention. One task per KV head, each with sums of its own. */
+typedef struct skvi_report_sum {
+    double scores, square, far;     /* tokens in pages; errors of their scores: squares, largest */
+    double bound, mass, mass_max, kl, kl_max;
+    double error, norm, ratio, ratio_max;       /* |o - o^|^2, |o|^2, |o - o^| / |o| */
+} skvi_report_sum;
+
+typedef struct skvi_report_job {
+    skv_cache       *c;
+    const skv_layer *shape;
+    uint32_t         layer;
+    skvi_tokens      q, k, v;
+    size_t           n, pos;        /* tokens; position of the query at hand */
+    size_t           from;          /* first visible token */
+    size_t           paged[2];      /* first and behind last visible token in a page */
+    float           *score, *row;   /* [n_q][pos + 1] of the cache; its output [n_q][dv] */
+    double          *exact, *o;     /* [n_q][n], [n_q][dv] */
+    float           *query;         /* [n_q][d] */
+    float           *k_row, *v_row; /* [n_kv][d], [n_kv][dv]: one token from the cache */
+    double          *diff;          /* [largest D] */
+    double          *latent;        /* [2][groups]: mean squared latent errors */
+    skvi_report_sum *sum;           /* [n_q] */
+} skvi_report_job;
+
+static void skvi_report_layout(skvi_arena *a, skvi_report_job *j)
+{
+    const skv_layer *l = j->shape;
+    size_t nq = l->n_q_heads, nk = l->n_kv_heads, d = l->head_dim, dv = l->head_dim_v;
+    j->score = (float *)skvi_take(a, nq * j->n, sizeof(float));
+    j->exact = (double *)skvi_take(a, nq * j->n, sizeof(double));
+    j->row = (float *)skvi_take(a, nq * dv, sizeof(float));
+    j->o = (double *)skvi_take(a, nq * dv, sizeof(double));
+    j->query = (float *)skvi_take(a, nq * d, sizeof(float));
+    j->k_row = (float *)skvi_take(a, nk * d, sizeof(float));
+    j->v_row = (float *)skvi_take(a, nk * dv, sizeof(float));
+    j->diff = (double *)skvi_take(a, nk * (d > dv ? d : dv), sizeof(double));
+    j->latent = (double *)skvi_take(a, 2 * nk, sizeof(double));
+    j->sum = (skvi_report_sum *)skvi_take(a, nq, sizeof *j->sum);
+    (void)skvi_take(a, 0, 1);
+}
+
+/* Exact scores of the query heads of one KV head, from the caller's own K. */
+static void skvi_report_scores(const skvi_report_job *j, size_t kv, size_t group)
+{
+    float key[SKV_MAX_HEAD_DIM];
+    size_t t, h, i, d = j->shape->head_dim;
+    for (t = j->from; t <= j->pos; t++) {
+        skvi_load(&j->k, t, kv, key);
+        for (h = kv * group; h < (kv + 1) * group; h++) {
+            const float *q = j->query + h * d;
+            double s = 0;
+            for (i = 0; i < d; i++) s += (double)q[i] * (double)key[i];
+            j->exact[h * j->n + t] = s * (double)j->shape->scale;
+        }
+    }
+}
+
+static double skvi_report_capped(const skvi_report_job *j, double s)
+{
+    double cap = (double)j->shape->softcap;
+    return cap > 0 ? cap * tanh(s / cap) : s;
+}
+
+/* Score errors, KL and page mass of one head; exact scores become weights. */
+static void skvi_report_weights(const skvi_report_job *j, size_t h)
+{
+    const float *got = j->score + h * (j->pos + 1);
+    double *want = j->exact + h * j->n, top[2] = {-INFINITY, -INFINITY}, lse[2] = {0, 0};
+    double kl = 0, mass = 0, a, b;
+    skvi_report_sum *sum = &j->sum[h];
+    size_t t;
+    for (t = j->paged[0]; t < j->paged[1]; t++) {
+        double e = fabs(want[t] - (double)got[t]);
+        sum->square += e * e;
+        if (e > sum->far) sum->far = e;
+    }
+    sum->scores += (double)(j->paged[1] - j->paged[0]);
+    for (t = j->from; t <= j->pos; t++) {
+        want[t] = skvi_report_capped(j, want[t]);
+        b = skvi_report_capped(j, (double)got[t]);
+        if (want[t] > top[0]) top[0] = want[t];
+        if (b > top[1]) top[1] = b;
+    }
+    for (t = j->from; t <= j->pos; t++) {
+        lse[0] += exp(want[t] - top[0]);
+        lse[1] += exp(skvi_report_capped(j, (double)got[t]) - top[1]);
+    }
+    for (t = j->from; t <= j->pos; t++) {
+        a = want[t] - top[0] - log(lse[0]);
+        b = skvi_report_capped(j, (double)got[t]) - top[1] - log(lse[1]);
+        want[t] = exp(a);
+        kl += want[t] * (a - b);
+        if (t >= j->paged[0] && t < j->paged[1]) mass += want[t];
+    }
+    if (kl < 0) kl = 0;                     /* rounding */
+    sum->kl += kl;
+    sum->mass += mass;
+    if (kl > sum->kl_max) sum->kl_max = kl;
+    if (mass > sum->mass_max) sum->mass_max = mass;
+}
+
+static void skvi_report_outputs(const skvi_report_job *j, size_t kv, size_t group)
+{
+    float value[SKV_MAX_HEAD_DIM];
+    size_t t, h, i, dv = j->shape->head_dim_v;
+    memset(j->o + kv * group * dv, 0, group * dv * sizeof(double));
+    for (t = j->from; t <= j->pos; t++) {
+        skvi_load(&j->v, t, kv, value);
+        for (h = kv * group; h < (kv + 1) * group; h++) {
+            double p = j->exact[h * j->n + t], *o = j->o + h * dv;
+            for (i = 0; i < dv; i++) o[i] += p * (double)value[i];
+        }
+    }
+    for (h = kv * group; h < (kv + 1) * group; h++) {
+        skvi_report_sum *sum = &j->sum[h];
+        double error = 0, norm = 0, ratio;
+        for (i = 0; i < dv; i++) {
+            double o = j->o[h * dv + i], e = o - (double)j->row[h * dv + i];
+            error += e * e;
+            norm += o * o;
+        }
+        ratio = norm > 0 ? sqrt(error / norm) : error > 0 ? 1 : 0;
+        sum->error += error;
+        sum->norm += norm;
+        sum->ratio += ratio;
+        if (ratio > sum->ratio_max) sum->ratio_max = ratio;
+    }
+}
+
+static void skvi_report_task(void *arg, size_t kv)
+{
+    const skvi_report_job *j = (const skvi_report_job *)arg;
+    size_t group = j->shape->n_q_heads / j->shape->n_kv_heads, h;
+    double bound = (double)j->c->report[2 * (kv / skvi_cache_head_group(j->c))];
+    for (h = kv * group; h < (kv + 1) * group; h++) {
+        skvi_load(&j->q, j->pos, h, j->query + h * j->shape->head_dim);
+        if (bound > j->sum[h].bound) j->sum[h].bound = bound;
+    }
+    skvi_report_scores(j, kv, group);
+    for (h = kv * group; h < (kv + 1) * group; h++) skvi_report_weights(j, h);
+    skvi_report_outputs(j, kv, group);
+}
+
+/* Which tokens of the layer are in pages now, of those that the caller may see. */
+static void skvi_report_paged(skvi_report_job *j, const skv_attn *a)
+{
+    size_t total = j->pos + 1, sinks = j->c->sinks < total ? j->c->sinks : total;
+    size_t w = j->shape->sliding_window;
+    j->from = w && total > w ? total - w : 0;
+    j->paged[1] = total - (a->tokens_exact - sinks);
+    j->paged[0] = j->paged[1] - a->tokens_paged;
+    if (j->paged[0] < j->from) j->paged[0] = j->from;
+    if (j->paged[1] < j->paged[0]) j->paged[1] = j->paged[0];
+}
+
+/* Tokens up to `to` go in, the last one by itself, then that one's query through both. */
+static skv_result skvi_report_query(skvi_report_job *j, const skv_report_desc *d,
+                                    const skv_span *q, const skv_span *k, const skv_span *v)
+{
+    const skv_layer *l = j->shape;
+    size_t at = skv_cache_tokens(j->c, j->layer), n;
+    skv_attn attn = SKV_ZERO;
+    skv_out out = skv_out_f32(j->row);
+    skv_span s = skvi_span_later(q, l->n_q_heads, l->head_dim, j->pos);
+    skv_result r = SKV_OK;
+    for (; r == SKV_OK && at <= j->pos; at += n) {
+        skv_span kk = skvi_span_later(k, l->n_kv_heads, l->head_dim, at);
+        skv_span vv = skvi_span_later(v, l->n_kv_heads, l->head_dim_v, at);
+        n = at < j->pos ? j->pos - at : 1;
+        r = skv_append(j->c, j->layer, &kk, &vv, n);
+    }
+    if (r == SKV_OK) r = skv_scores(j->c, j->layer, &s, j->score);
+    if (r == SKV_OK) r = skv_attend(j->c, j->layer, &s, 1, &out, &attn);
+    if (r != SKV_OK) return r;
+    skvi_report_paged(j, &attn);
+    skvi_run(&d->parallel, l->n_kv_heads, skvi_report_task, j);
+    return SKV_OK;
+}
+
+/* |z - z^|^2 of one token in one head group's latent. */
+static double skvi_report_latent(const skvi_report_job *j, int kind, uint32_t g, size_t token,
+                                 const float *row)
+{
+    const skvi_tokens *x = kind ? &j->v : &j->k;
+    size_t first = (size_t)g * skvi_cache_head_group(j->c), h, i, c;
+    const skvi_stream *s = skvi_stream_at(j->c->coder.profile, j->layer, kind, g);
+    float value[SKV_MAX_HEAD_DIM];
+    double sum = 0;
+    for (h = 0; h < s->heads; h++) {
+        skvi_load(x, token, first + h, value);
+        for (i = 0; i < x->dim; i++)
+            j->diff[h * x->dim + i] = (double)value[i] - (double)row[(first + h) * x->dim + i];
+    }
+    for (c = 0; c < s->D; c++) {
+        double u = 0;
+        for (i = 0; i < s->D; i++) u += (double)s->enc[c * s->D + i] * j->diff[i];
+        sum += u * u * (double)s->var[c];
+    }
+    return sum;
+}
+
+/* Mean squared latent errors over at most 256 tokens of the pages. */
+static skv_result skvi_report_latents(skvi_report_job *j)
+{
+    uint32_t groups = skvi_groups(j->shape, skvi_cache_head_group(j->c)), g;
+    size_t n = j->paged[1] - j->paged[0], m = n < 256 ? n : 256, i;
+    int kind;
+    skv_result r;
+    for (i = 0; i < m; i++) {
+        size_t token = j->paged[0] + i * n / m;
+        r = skv_reconstruct(j->c, j->layer, token, 1, j->k_row, j->v_row);
+        if (r != SKV_OK) return r;
+        for (kind = 0; kind < 2; kind++)
+            for (g = 0; g < groups; g++)
+                j->latent[(size_t)kind * groups + g] +=
+                    skvi_report_latent(j, kind, g, token, kind ? j->v_row : j->k_row) / (double)m;
+    }
+    return SKV_OK;
+}
+
+static double skvi_report_badness(const skv_head_report *h)
+{
+    double kl = h->kl_mean / SKV_SAFE_KL, out = h->output_rms / SKV_SAFE_OUTPUT;
+    return kl > out ? kl : out;
+}
+
+static skv_verdict skvi_report_judge(double kl, double output)
+{
+    if (kl <= SKV_SAFE_KL && output <= SKV_SAFE_OUTPUT) return SKV_SAFE;
+    if (kl <= SKV_UNSAFE_KL && output <= SKV_UNSAFE_OUTPUT) return SKV_DOUBTFUL;
+    return SKV_UNSAFE;                      /* what is no number, too */
+}
+
+static void skvi_report_head(const skvi_report_sum *s, double queries, skv_head_report *h)
+{
+    memset(h, 0, sizeof *h);
+    h->score_rms = s->scores > 0 ? sqrt(s->square / s->scores) : 0;
+    h->score_max = s->far;
+    h->score_bound = s->bound;
+    h->page_mass = s->mass / queries;
+    h->page_mass_max = s->mass_max;
+    h->kl_mean = s->kl / queries;
+    h->kl_max = s->kl_max;
+    h->output_rms = s->norm > 0 ? sqrt(s->error / s->norm) : s->error > 0 ? 1 : 0;
+    h->output_mean = s->ratio / queries;
+    h->output_max = s->ratio_max;
+    h->output_square = s->error / queries;
+}
+
+static void skvi_report_add(skvi_report_sum *to, const skvi_report_sum *s)
+{
+    to->scores += s->scores;
+    to->square += s->square;
+    to->mass += s->mass;
+    to->kl += s->kl;
+    to->error += s->error;
+    to->norm += s->norm;
+    to->ratio += s->ratio;
+    if (s->far > to->far) to->far = s->far;
+    if (s->bound > to->bound) to->bound = s->bound;
+    if (s->mass_max > to->mass_max) to->mass_max = s->mass_max;
+    if (s->kl_max > to->kl_max) to->kl_max = s->kl_max;
+    if (s->ratio_max > to->ratio_max) to->ratio_max = s->ratio_max;
+}
+
+/* Sums into means, for every head and for the layer. */
+static void skvi_report_finish(const skvi_report_job *j, uint32_t queries, skv_layer_report *out,
+                               skv_head_report *heads)
+{
+    const skv_layer *l = j->shape;
+    uint32_t G = skvi_cache_head_group(j->c), groups = skvi_groups(l, G), h, g, kind;
+    const skv_profile *p = j->c->coder.profile;
+    skvi_report_sum all;
+    skv_head_report one;
+    double worst = -1;
+    memset(&all, 0, sizeof all);
+    for (h = 0; h < l->n_q_heads; h++) skvi_report_add(&all, &j->sum[h]);
+    skvi_report_head(&all, (double)queries * l->n_q_heads, &out->all);
+    out->all.output_square *= l->n_q_heads;
+    for (h = 0; h < l->n_q_heads; h++) {
+        uint32_t group = h / (l->n_q_heads / l->n_kv_heads) / G;
+        skvi_report_head(&j->sum[h], queries, &one);
+        for (kind = 0; kind < 2; kind++) {
+            const skvi_stream *s = skvi_stream_at(p, j->layer, (int)kind, group);
+            one.expected[kind] = j->c->coder.plan[s - p->stream].error;
+            one.measured[kind] = j->latent[kind * groups + group];
+        }
+        one.verdict = skvi_report_judge(one.kl_mean, one.output_rms);
+        if (!(skvi_report_badness(&one) <= worst)) {
+            worst = skvi_report_badness(&one);
+            out->worst_head = h;
+        }
+        if (heads) heads[h] = one;
+    }
+    for (kind = 0; kind < 2; kind++)
+        for (g = 0; g < groups; g++) {
+            const skvi_stream *s = skvi_stream_at(p, j->layer, (int)kind, g);
+            out->all.expected[kind] += j->c->coder.plan[s - p->stream].error;
+            out->all.measured[kind] += j->latent[kind * groups + g];
+        }
+    out->all.verdict = skvi_report_judge(out->all.kl_mean, out->all.output_rms);
+}
+
+/* All queries, evenly spread from the first that can see a page to the last. */
+static skv_result skvi_report_run(skvi_report_job *j, const skv_report_desc *d, const skv_span *q,
+                                  const skv_span *k, const skv_span *v, skv_layer_report *out,
+                                  skv_head_report *heads)
+{
+    size_t first = (size_t)j->c->sinks + j->c->window + SKV_PAGE_TOKENS, span, m, i;
+    skv_usage use;
+    skv_layer_report whole;
+    skv_result r = SKV_OK;
+    if (!j->c->coder.profile || j->n <= first) return SKV_ERR_STATE;
+    span = j->n - first;
+    m = d->max_queries ? d->max_queries : 64;
+    if (m > span) m = span;
+    for (i = 0; i < m && r == SKV_OK; i++) {
+        j->pos = first + (size_t)((uint64_t)(i + 1) * span / m) - 1;
+        r = skvi_report_query(j, d, q, k, v);
+    }
+    if (r == SKV_OK) r = skvi_report_latents(j);
+    if (r == SKV_OK) r = skv_cache_usage(j->c, &use);
+    if (r != SKV_OK) return r;
+    memset(&whole, 0, sizeof whole);
+    whole.layer = j->layer;
+    whole.n_heads = j->shape->n_q_heads;
+    whole.n_queries = (uint32_t)m;
+    whole.tokens = j->n;
+    whole.tokens_paged = use.page_elements / ((size_t)j->shape->n_kv_heads *
+                                              (j->shape->head_dim + j->shape->head_dim_v));
+    whole.page_bytes = use.page_bytes;
+    whole.page_elements = use.page_elements;
+    whole.bpe_pages = use.bpe_pages;
+    skvi_report_finish(j, (uint32_t)m, &whole, heads);
+    *out = whole;
+    return SKV_OK;
+}
+
+/* The caller's cache, or one with the description's settings. */
+static skv_result skvi_report_cache(const skv_report_desc *desc, size_t n, skv_cache **c)
+{
+    skv_cache_desc d = SKV_ZERO;
+    *c = desc->cache;
+    if (*c) {
+        if (n > (*c)->max_tokens) return SKV_ERR_FULL;
+        skv_cache_reset(*c);
+        return SKV_OK;
+    }
+    if (!desc->profile || n > (1u << 30)) return SKV_ERR_ARG;
+    d.profile = desc->profile;
+    d.target = desc->target;
+    d.max_tokens = (uint32_t)n;
+    d.sinks = desc->sinks;
+    d.window = desc->window;
+    d.exact_bits = desc->exact_bits;
+    d.outliers = desc->outliers;
+    d.allocator = desc->allocator;
+    d.parallel = desc->parallel;
+    return skv_cache_init(c, &d);
+}
+
+SKVDEF skv_result skv_report(const skv_report_desc *desc, uint32_t layer, const skv_span *q,
+                             const skv_span *k, const skv_span *v, size_t n_tokens,
+                             skv_layer_report *out, skv_head_report *heads)
+{
+    skvi_report_job j;
+    skvi_arena a = {NULL, 0, 0};
+    skv_allocator alloc;
+    void *block = NULL;
+    skv_result r;
+    if (!desc || !out || !n_tokens) return SKV_ERR_ARG;
+    r = skvi_pick_allocator(&desc->allocator, &alloc);
+    memset(&j, 0, sizeof j);
+    if (r == SKV_OK) r = skvi_report_cache(desc, n_tokens, &j.c);
+    if (r != SKV_OK) return r;
+    j.layer = layer;
+    j.n = n_tokens;
+    if (layer >= j.c->model.n_layers) r = SKV_ERR_ARG;
+    if (r == SKV_OK) {
+        j.shape = &j.c->layers[layer];
+        r = skvi_open(&j.q, q, j.shape->n_q_heads, j.shape->head_dim);
+        if (r == SKV_OK) r = skvi_open(&j.k, k, j.shape->n_kv_heads, j.shape->head_dim);
+        if (r == SKV_OK) r = skvi_open(&j.v, v, j.shape->n_kv_heads, j.shape->head_dim_v);
+    }
+    if (r == SKV_OK) {
+        skvi_report_layout(&a, &j);
+        if (a.overflow || a.used > (size_t)-1 / 2) r = SKV_ERR_MEMORY;
+        else block = alloc.alloc(alloc.user, a.used + SKVI_ALIGN);
+        if (!block) r = SKV_ERR_MEMORY;
+    }
+    if (block) {
+        size_t bytes = a.used + SKVI_ALIGN;
+        memset(block, 0, bytes);
+        a.base = skvi_align_up(block);
+        a.used = 0;
+        skvi_report_layout(&a, &j);
+        r = skvi_report_run(&j, desc, q, k, v, out, heads);
+        alloc.free(alloc.user, block, bytes);
+    }
+    if (desc->cache) skv_cache_reset(desc->cache);
+    else skv_cache_free(j.c);
+    return r;
+}
+
+SKVDEF skv_verdict skv_report_verdict(const skv_layer_report *layers, size_t n_layers)
+{
+    double kl = 0, output = 0;
+    size_t i;
+    if (!layers || !n_layers) return SKV_UNSAFE;
+    for (i = 0; i < n_layers; i++) {
+        kl += layers[i].all.kl_mean / (double)n_layers;
+        output += layers[i].all.output_rms / (double)n_layers;
+    }
+    return skvi_report_judge(kl, output);
+}
+
+SKVDEF const char *skv_verdict_name(skv_verdict v)
+{
+    return v == SKV_SAFE ? "safe" : v == SKV_DOUBTFUL ? "doubtful" : "unsafe";
+}
+
+#ifndef SKV_NO_STDIO
+/* measured / expected, or 1 where nothing was expected and nothing found */
+static double skvi_report_drift(const skv_head_report *h, int kind)
+{
+    if (h->expected[kind] > 0) return h->measured[kind] / h->expected[kind];
+    return h->measured[kind] > 0 ? INFINITY : 1;
+}
+
+static void skvi_report_line(skvi_text *t, const skv_layer_report *r)
+{
+    const skv_head_report *a = &r->all;
+    skvi_say(t, "%5u %6.3f %6.3f %9.4f %8.3f %9.3f %9.5f %8.4f %8.4f %8.3f %7.2f %6.2f  %s\n",
+             (unsigned)r->layer, r->bpe_pages, a->page_mass, a->score_rms, a->score_max,
+             a->score_bound, a->kl_mean, a->kl_max, a->output_rms, a->output_max,
+             skvi_report_drift(a, 0), skvi_report_drift(a, 1), skv_verdict_name(a->verdict));
+}
+
+static const char *skvi_report_advice(skv_verdict v, double drift)
+{
+    if (v == SKV_SAFE) return "Safe on this data; the next token (skv-llm judge) decides.";
+    if (drift > 3) return "Not safe: calibrate on data like this, which pages hold far worse than "
+                          "was planned.";
+    if (v == SKV_DOUBTFUL) return "Doubtful: give more bits, or see what the next token loses.";
+    return "Unsafe: give more bits, or calibrate again.";
+}
+
+SKVDEF skv_result skv_report_text(const skv_layer_report *layers, size_t n_layers, char *text,
+                                  size_t capacity, size_t *bytes)
+{
+    size_t i, worst = 0, page_bytes = 0, elements = 0;
+    double drift[2] = {0, 0}, kl = 0, output = 0, n = (double)n_layers;
+    skvi_text t;
+    int kind;
+    if (!layers || !n_layers || (!text && capacity)) return SKV_ERR_ARG;
+    t.p = text;
+    t.cap = capacity;
+    t.len = 0;
+    skvi_say(&t, "layer   bits   mass score rms  largest certified   KL mean   KL max  out rms  "
+                 "largest  plan K plan V  verdict\n");
+    for (i = 0; i < n_layers; i++) {
+        skvi_report_line(&t, &layers[i]);
+        if (skvi_report_badness(&layers[i].all) > skvi_report_badness(&layers[worst].all))
+            worst = i;
+        page_bytes += layers[i].page_bytes;
+        elements += layers[i].page_elements;
+        kl += layers[i].all.kl_mean / n;
+        output += layers[i].all.output_rms / n;
+        for (kind = 0; kind < 2; kind++) drift[kind] += skvi_report_drift(&layers[i].all, kind) / n;
+    }
+    skvi_say(&t, "%5s %6.3f %35s %9.5f %8s %8.4f %8s %7.2f %6.2f  %s\n", "mean",
+             elements ? 8 * (double)page_bytes / (double)elements : 0, "", kl, "", output, "",
+             drift[0], drift[1], skv_verdict_name(skv_report_verdict(layers, n_layers)));
+    skvi_say(&t, "mass: share of attention on tokens in pages. KL: of its weights, nats. out: "
+                 "error of its\noutput / its size. plan: squared latent error found / planned. "
+                 "Worst: layer %u, head %u.\n",
+             (unsigned)layers[worst].layer, (unsigned)layers[worst].worst_head);
+    skvi_say(&t, "%s\n", skvi_report_advice(skv_report_verdict(layers, n_layers),
+                                            drift[0] > drift[1] ? drift[0] : drift[1]));
+    if (bytes) *bytes = t.len + 1;
+    return t.len < capacity ? SKV_OK : SKV_ERR_ARG;
+}
+#endif
+
+/* >>cold -------------------------------------------------------------------------------------- */
+/* An adaptive binary range coder (Martin 1979; carry as in LZMA) in integers: what the encoder's
+   machine assumed, the decoder's assumes. A probability is of a 1 bit, of 65536. */
+typedef struct skvi_rangecoder {
+    unsigned char *out;             /* encode */
+    const unsigned char *in;        /* decode */
+    size_t   at, end;               /* decode: bytes behind the end read as 0, and are counted */
+    uint64_t low;
+    uint32_t range, code, cache, pending;
+    int      full;                  /* encode: out was too small */
+} skvi_rangecoder;
+
+typedef struct skvi_bit {
+    uint16_t p;
+    uint16_t seen;
+} skvi_bit;
+
+#define SKVI_BIT_SEEN 255u
+static void skvi_bit_learn(skvi_bit *b, uint32_t bit)
+{
+    uint32_t rate = b->seen < 8 ? 5 : b->seen < 48 ? 6 : 7, p = b->p;
+    b->p = (uint16_t)(bit ? p + ((65536u - p) >> rate) : p - (p >> rate));
+    if (b->p < 32) b->p = 32;
+    b->seen = (uint16_t)(b->seen + (b->seen < SKVI_BIT_SEEN));
+}
+
+static void skvi_rc_put(skvi_rangecoder *r, uint32_t byte)
+{
+    if (r->at < r->end) r->out[r->at++] = (unsigned char)byte;
+    else r->full = 1;
+}
+
+static void skvi_rc_shift(skvi_rangecoder *r)
+{
+    uint32_t carry = (uint32_t)(r->low >> 32);
+    if ((uint32_t)r->low < 0xFF000000u || carry) {
+        if (r->cache < 256) skvi_rc_put(r, (r->cache + carry) & 255u);  /* 256: nothing yet */
+        for (; r->pending; r->pending--) skvi_rc_put(r, (255u + carry) & 255u);
+        r->cache = (uint32_t)(r->low >> 24) & 255u;
+    } else {
+        r->pending++;
+    }
+    r->low = (r->low & 0xFFFFFFu) << 8;
+}
+
+static void skvi_rc_encode_begin(skvi_rangecoder *r, unsigned char *out, size_t capacity)
+{
+    memset(r, 0, sizeof *r);
+    r->out = out;
+    r->end = capacity;
+    r->range = 0xFFFFFFFFu;
+    r->cache = 256;
+}
+
+static void skvi_rc_encode(skvi_rangecoder *r, skvi_bit *b, uint32_t bit)
+{
+    uint32_t one = (r->range >> 16) * b->p;
+    if (bit) {
+        r->range = one;
+    } else {
+        r->low += one;
+        r->range -= one;
+    }
+    skvi_bit_learn(b, bit);
+    while (r->range < 1u << 24) {
+        r->range <<= 8;
+        skvi_rc_shift(r);
+    }
+}
+
+/* n <= 16 bits, each as likely as not. */
+static void skvi_rc_encode_raw(skvi_rangecoder *r, uint32_t bits, uint32_t n)
+{
+    r->range >>= n;
+    r->low += (uint64_t)r->range * bits;
+    while (r->range < 1u << 24) {
+        r->range <<= 8;
+        skvi_rc_shift(r);
+    }
+}
+
+static size_t skvi_rc_encode_end(skvi_rangecoder *r)
+{
+    int i;
+    for (i = 0; i < 5; i++) skvi_rc_shift(r);
+    while (r->at && !r->full && !r->out[r->at - 1]) r->at--;    /* zeros are what is read anyway */
+    return r->at;
+}
+
+static uint32_t skvi_rc_byte(skvi_rangecoder *r)
+{
+    uint32_t x = r->at < r->end ? r->in[r->at] : 0;
+    r->at++;
+    return x;
+}
+
+static void skvi_rc_decode_begin(skvi_rangecoder *r, const unsigned char *in, size_t bytes)
+{
+    int i;
+    memset(r, 0, sizeof *r);
+    r->in = in;
+    r->end = bytes;
+    r->range = 0xFFFFFFFFu;
+    for (i = 0; i < 4; i++) r->code = r->code << 8 | skvi_rc_byte(r);
+}
+
+static void skvi_rc_refill(skvi_rangecoder *r)
+{
+    while (r->range < 1u << 24) {
+        r->range <<= 8;
+        r->code = r->code << 8 | skvi_rc_byte(r);
+    }
+}
+
+static uint32_t skvi_rc_decode(skvi_rangecoder *r, skvi_bit *b)
+{
+    uint32_t one = (r->range >> 16) * b->p, bit = r->code < one;
+    if (bit) {
+        r->range = one;
+    } else {
+        r->code -= one;
+        r->range -= one;
+    }
+    skvi_bit_learn(b, bit);
+    skvi_rc_refill(r);
+    return bit;
+}
+
+static uint32_t skvi_rc_decode_raw(skvi_rangecoder *r, uint32_t n)
+{
+    uint32_t x;
+    r->range >>= n;
+    x = r->code / r->range;
+    if (x >> n) x = (1u << n) - 1;              /* only in damaged data */
+    r->code -= x * r->range;
+    skvi_rc_refill(r);
+    return x;
+}
+
+/* The model of the integers. Magnitudes of a channel follow an average over its past tokens, that
+   starts from what the variance lets expect; a token's gain, magnitudes of its channels so far over
+   those averages, multiplies it. The forecast, in steps of a quarter octave, picks the states with
+   which |q| is coded in unary; then the sign. Large forecasts code the low bits apart, evenly. */
+#define SKVI_COLD_BINS 52
+#define SKVI_COLD_UNARY 14u
+#define SKVI_COLD_LARGEST 32767
+typedef struct skvi_coldmodel {
+    skvi_bit  more[SKVI_COLD_BINS][SKVI_COLD_UNARY];
+    uint32_t *mean;                 /* [coded] average magnitude, times 65536 */
+    uint32_t  sum, expected;        /* of the token's channels so far, fading */
+    uint32_t  low, bin;             /* of the coefficient at hand */
+} skvi_coldmodel;
+
+/* 64 log2(x), linear between powers of two; x > 0. */
+static int32_t skvi_log64(uint32_t x)
+{
+    int32_t e;
+#ifdef __GNUC__
+    e = 31 - __builtin_clz(x);
+#else
+    for (e = 31; !(x >> e); e--) continue;
+#endif
+    return e * 64 + (int32_t)((x << (31 - e)) >> 25 & 63u);
+}
+
+/* P(|q| > i | |q| >= i), of 256, for i = 0, 1, 2 and beyond, by bin; and the average |q|, times
+   65536, by eighths of an octave of sd / step above 1/16. From calibration texts of SmolLM2. */
+static const unsigned char skvi_cold_table[SKVI_COLD_BINS][4] = {
+    {1, 1, 39, 51}, {1, 2, 39, 51}, {1, 2, 39, 51}, {1, 1, 39, 51},
+    {1, 1, 39, 52}, {1, 1, 39, 52}, {1, 1, 39, 52}, {1, 1, 39, 52},
+    {1, 1, 39, 52}, {1, 1, 39, 52}, {2, 1, 39, 52}, {2, 1, 40, 52},
+    {2, 1, 40, 52}, {3, 1, 40, 53}, {3, 1, 40, 53}, {3, 1, 41, 53},
+    {4, 1, 41, 54}, {5, 1, 42, 54}, {6, 1, 41, 55}, {6, 1, 42, 55},
+    {8, 1, 40, 56}, {10, 1, 44, 57}, {12, 1, 38, 58}, {13, 1, 36, 59},
+    {16, 1, 31, 61}, {21, 1, 22, 63}, {24, 1, 14, 65}, {28, 1, 9, 67},
+    {35, 1, 5, 69}, {43, 1, 3, 66}, {51, 2, 2, 66}, {59, 3, 2, 57},
+    {71, 5, 2, 29}, {84, 9, 4, 17}, {98, 16, 6, 9}, {112, 25, 11, 9},
+    {127, 37, 18, 14}, {142, 54, 30, 20}, {156, 72, 45, 33}, {168, 91, 63, 46},
+    {180, 112, 84, 64}, {191, 132, 108, 85}, {201, 150, 130, 107}, {209, 165, 149, 126},
+    {208, 177, 163, 143}, {216, 190, 180, 160}, {222, 201, 193, 175}, {228, 209, 204, 188},
+    {231, 181, 189, 192}, {233, 187, 194, 197}, {235, 191, 199, 201}, {236, 196, 203, 205}
+};
+static const uint32_t skvi_cold_mean[56] = {
+    1, 1, 1, 1, 2, 6, 12, 31,
+    68, 120, 233, 406, 684, 1116, 1716, 2594,
+    3632, 5077, 6577, 8638, 10724, 12978, 15392, 18096,
+    21055, 24161, 27104, 30886, 34739, 38720, 43136, 48069,
+    53332, 59297, 65249, 71805, 79219, 86791, 95264, 104306,
+    114610, 126194, 139492, 153391, 167927, 184256, 200133, 217235,
+    237948, 258569, 283377, 309648, 340565, 373249, 406109, 446870
+};
+/* bits of a coefficient there, times 1000, in texts that the fit has not seen */
+static const uint16_t skvi_cold_bits[56] = {
+    3, 3, 3, 3, 3, 4, 5, 8, 13, 21, 37, 60, 94, 140,
+    199, 275, 358, 462, 561, 682, 795, 907, 1019, 1134, 1252, 1368, 1474, 1599,
+    1719, 1836, 1956, 2084, 2207, 2340, 2461, 2583, 2710, 2834, 2961, 3086, 3218, 3351,
+    3490, 3623, 3750, 3884, 4001, 4123, 4253, 4376, 4512, 4636, 4767, 4895, 5018, 5145
+};
+
+static void skvi_cold_start(skvi_coldmodel *m)
+{
+    uint32_t b, i;
+    for (b = 0; b < SKVI_COLD_BINS; b++)
+        for (i = 0; i < SKVI_COLD_UNARY; i++) {
+            m->more[b][i].p = (uint16_t)(skvi_cold_table[b][i < 3 ? i : 3] * 256u);
+            m->more[b][i].seen = 0;
+        }
+}
+
+/* Averages of a stream's channels before its first token. level = 64 log2(sd / step). */
+static void skvi_cold_expect(skvi_coldmodel *m, const int32_t *level, uint32_t coded)
+{
+    uint32_t c;
+    for (c = 0; c < coded; c++) {
+        int32_t l = (level[c] + 256) >> 3;      /* eighths of an octave above 1/16 */
+        if (l < 0) l = 0;
+        if (l > 119) l = 119;                   /* up to 2^27 */
+        m->mean[c] = l < 56 ? skvi_cold_mean[l] : skvi_cold_mean[48 + (l & 7)] << ((l - 48) >> 3);
+    }
+}
+
+#define SKVI_COLD_GAIN 24
+#define SKVI_COLD_PRIOR 262144u
+#define SKVI_COLD_FADE 6
+static void skvi_cold_forecast(skvi_coldmodel *m, uint32_t c)
+{
+    int32_t f = skvi_log64(m->sum + SKVI_COLD_PRIOR) - skvi_log64(m->expected + SKVI_COLD_PRIOR);
+    int32_t bin;
+    f = skvi_log64(m->mean[c]) + f * SKVI_COLD_GAIN / 32 - 1024;
+    m->low = f >= 128 ? (uint32_t)(f - 64) >> 6 : 0;
+    if (m->low > 12) m->low = 12;
+    bin = (f - (int32_t)m->low * 64 + 640) >> 4;        /* 2^-10 to 2^3 */
+    m->bin = (uint32_t)(bin < 0 ? 0 : bin < SKVI_COLD_BINS ? bin : SKVI_COLD_BINS - 1);
+}
+
+static void skvi_cold_learn(skvi_coldmodel *m, uint32_t c, uint32_t a)
+{
+    uint32_t mean = m->mean[c], x = a < 2048 ? a << 16 : 2048u << 16;
+    m->sum += x - (m->sum >> 4);
+    m->expected += mean - (m->expected >> 4);
+    m->mean[c] = mean + (x >> SKVI_COLD_FADE) - (mean >> SKVI_COLD_FADE);
+    if (!m->mean[c]) m->mean[c] = 1;
+}
+
+/* What unary does not reach: x < 65536 as the number of its bits, and those below the first. */
+static void skvi_cold_encode_rest(skvi_rangecoder *r, uint32_t x)
+{
+    uint32_t n = x ? (uint32_t)skvi_log64(x) / 64 + 1 : 0;
+    skvi_rc_encode_raw(r, n, 5);
+    if (n > 1) skvi_rc_encode_raw(r, x & ((1u << (n - 1)) - 1), n - 1);
+}
+
+static uint32_t skvi_cold_decode_rest(skvi_rangecoder *r)
+{
+    uint32_t n = skvi_rc_decode_raw(r, 5);
+    if (n > 16) n = 16;                         /* only in damaged data */
+    if (n < 2) return n;
+    return 1u << (n - 1) | skvi_rc_decode_raw(r, n - 1);
+}
+
+static void skvi_cold_encode_one(skvi_rangecoder *r, skvi_coldmodel *m, uint32_t c, int32_t q)
+{
+    uint32_t a = (uint32_t)(q < 0 ? -q : q), high, i;
+    skvi_cold_forecast(m, c);
+    high = a >> m->low;
+    for (i = 0; i < SKVI_COLD_UNARY; i++) {
+        skvi_rc_encode(r, &m->more[m->bin][i], high > i);
+        if (high <= i) break;
+    }
+    if (i == SKVI_COLD_UNARY) skvi_cold_encode_rest(r, high - i);
+    if (m->low) skvi_rc_encode_raw(r, a & ((1u << m->low) - 1), m->low);
+    if (a) skvi_rc_encode_raw(r, q < 0, 1);
+    skvi_cold_learn(m, c, a);
+}
+
+static int32_t skvi_cold_decode_one(skvi_rangecoder *r, skvi_coldmodel *m, uint32_t c)
+{
+    uint32_t a = 0;
+    skvi_cold_forecast(m, c);
+    while (a < SKVI_COLD_UNARY && skvi_rc_decode(r, &m->more[m->bin][a])) a++;
+    if (a == SKVI_COLD_UNARY) a += skvi_cold_decode_rest(r);
+    a <<= m->low;
+    if (m->low) a |= skvi_rc_decode_raw(r, m->low);
+    if (a > SKVI_COLD_LARGEST) a = SKVI_COLD_LARGEST;   /* only in damaged data */
+    skvi_cold_learn(m, c, a);
+    if (!a) return 0;
+    return skvi_rc_decode_raw(r, 1) ? -(int32_t)a : (int32_t)a;
+}
+
+#define SKVI_COLD_DEPTH 4u
+#define SKVI_COLD_HEADER 20u
+#define SKVI_COLD_CUT 256           /* channels with a sd 4 octaves below the step are left out */
+/* Rounding is up from .58, since zeros are cheap. Values that become 1 have a mean of 1 - ONE,
+   those that become a larger q of q - MORE (calibration texts of SmolLM2). */
+#define SKVI_COLD_ROUND 0.42f
+#define SKVI_COLD_ONE 0.045f
+#define SKVI_COLD_MORE -0.02f
+
+/* The pairs of a row turned by their angles at a position, or back. */
+static void skvi_cold_turn(const skvi_turn *r, double position, int back, float *x)
+{
+    size_t i, far = skvi_turn_apart(r);
+    for (i = 0; i < r->pairs; i++) {
+        double angle = position * (double)r->freq[i];
+        float c = (float)cos(angle), s = (float)sin(angle), *a = x + skvi_turn_at(r, i), y = a[0];
+        if (back) s = -s;
+        a[0] = y * c - a[far] * s;
+        a[far] = y * s + a[far] * c;
+    }
+}
+
+/* Average over positions 0 .. span-1 (256 of them) of R_j^T m R_j, m symmetric [d][d]: a metric of
+   keys after RoPE as one of keys before. room [2 d d]. */
+static void skvi_turn_metric(const skvi_turn *r, size_t d, size_t span, double *m, double *room)
+{
+    double *sum = room, *t = room + d * d;
+    size_t i, f, side, far = skvi_turn_apart(r);
+    int j, n = span < 256 ? (int)span : 256;
+    if (!r->pairs) return;
+    memset(sum, 0, d * d * sizeof(double));
+    for (j = 0; j < n; j++) {
+        memcpy(t, m, d * d * sizeof(double));
+        for (side = 0; side < 2; side++)            /* columns, then rows */
+            for (f = 0; f < r->pairs; f++) {
+                double angle = (double)j * (double)span / n * (double)r->freq[f];
+                double c = cos(angle), s = sin(angle);
+                size_t next = side ? 1 : d, gap = side ? far * d : far;
+                double *a = t + skvi_turn_at(r, f) * (side ? d : 1);
+                for (i = 0; i < d; i++, a += next) {
+                    double x = a[0], y = a[gap];
+                    a[0] = x * c + y * s;
+                    a[gap] = y * c - x * s;
+                }
+            }
+        for (i = 0; i < d * d; i++) sum[i] += t[i];
+    }
+    for (i = 0; i < d * d; i++) m[i] = sum[i] / n;
+}
+
+/* K (0) or V (1) of a head group of a layer, as it is predicted and coded. */
+typedef struct skvi_coldstream {
+    uint32_t heads, dim, D, R;      /* R numbers to predict from */
+    float   *mean;                  /* [D] */
+    float   *enc;                   /* [D][D], column = channel: z = (x - mean - p) enc */
+    float   *dec;                   /* [D][D], row = channel: x = mean + p + z dec */
+    float   *pred;                  /* [R][D]: p = refs pred */
+    int32_t *level;                 /* [D] 64 log2 of the sd of z, falling */
+} skvi_coldstream;
+
+struct skv_cold_profile {
+    skv_allocator alloc;
+    size_t        bytes;
+    void         *block;
+    skv_model     model;
+    char          name[64];
+    uint32_t      head_group, depth, n_streams, crc;
+    double        elements;         /* of one token, all layers */
+    skv_layer    *layers;
+    uint32_t     *first;            /* [n_layers + 1], as in skv_profile */
+    skvi_turn    *turn;             /* [n_layers] */
+    skvi_coldstream *stream;
+};
+
+/* Numbers that layer l, group g has to give to others: K and V side by side; 0: no such group. */
+static uint32_t skvi_cold_own(const skv_layer *l, uint32_t head_group, uint32_t g)
+{
+    uint32_t left;
+    if (g >= skvi_groups(l, head_group)) return 0;
+    left = l->n_kv_heads - g * head_group;
+    return (left < head_group ? left : head_group) * (l->head_dim + l->head_dim_v);
+}
+
+static uint32_t skvi_cold_refs(const skv_layer *layers, uint32_t head_group, uint32_t depth,
+                               uint32_t l, uint32_t g)
+{
+    uint32_t a, n = 0;
+    for (a = 1; a <= depth && a <= l; a++) n += skvi_cold_own(&layers[l - a], head_group, g);
+    return n;
+}
+
+static void skvi_coldstream_layout(skvi_arena *a, skvi_coldstream *s)
+{
+    s->mean = (float *)skvi_take(a, s->D, sizeof(float));
+    s->enc = (float *)skvi_take(a, s->D, s->D * sizeof(float));
+    s->dec = (float *)skvi_take(a, s->D, s->D * sizeof(float));
+    s->pred = (float *)skvi_take(a, s->R, s->D * sizeof(float));
+    s->level = (int32_t *)skvi_take(a, s->D, sizeof(int32_t));
+}
+
+/* m has its layers filled; turn is of every layer. */
+static void skvi_cold_profile_layout(skvi_arena *a, skv_cold_profile *p, const skv_layer *layers,
+                                     uint32_t n_layers, const skvi_turn *turn)
+{
+    uint32_t i, g, at = 0, n = 0;
+    int kind;
+    for (i = 0; i < n_layers; i++) n += 2 * skvi_groups(&layers[i], p->head_group);
+    p->n_streams = n;
+    p->layers = (skv_layer *)skvi_take(a, n_layers, sizeof *p->layers);
+    p->first = (uint32_t *)skvi_take(a, n_layers + 1u, sizeof *p->first);
+    p->turn = (skvi_turn *)skvi_take(a, n_layers, sizeof *p->turn);
+    p->stream = (skvi_coldstream *)skvi_take(a, n, sizeof *p->stream);
+    for (i = 0; i < n_layers; i++) {
+        const skv_layer *l = &layers[i];
+        uint32_t groups = skvi_groups(l, p->head_group);
+        float *freq = (float *)skvi_take(a, turn[i].pairs, sizeof(float));
+        if (a->base) {
+            p->first[i] = at;
+            p->turn[i] = turn[i];
+            p->turn[i].freq = freq;
+            if (turn[i].pairs) memcpy(freq, turn[i].freq, turn[i].pairs * sizeof(float));
+        }
+        for (kind = 0; kind < 2; kind++)
+            for (g = 0; g < groups; g++, at++) {
+                skvi_coldstream tmp, *s = a->base ? &p->stream[at] : &tmp;
+                uint32_t left = l->n_kv_heads - g * p->head_group;
+                s->heads = left < p->head_group ? left : p->head_group;
+                s->dim = kind ? l->head_dim_v : l->head_dim;
+                s->D = s->heads * s->dim;
+                s->R = skvi_cold_refs(layers, p->head_group, p->depth, i, g) +
+                       (kind ? s->heads * l->head_dim : 0);
+                skvi_coldstream_layout(a, s);
+            }
+    }
+    if (a->base) p->first[n_layers] = at;
+}
+
+static skv_result skvi_cold_profile_new(skv_cold_profile **out, const skv_model *m,
+                                        const skv_layer *layers, uint32_t head_group,
+                                        uint32_t depth, const skvi_turn *turn,
+                                        const skv_allocator *alloc)
+{
+    skv_cold_profile tmp, *p;
+    skvi_arena a = {NULL, 0, 0};
+    void *block;
+    size_t bytes;
+    uint32_t i;
+    memset(&tmp, 0, sizeof tmp);
+    tmp.alloc = *alloc;
+    tmp.head_group = head_group;
+    tmp.depth = depth;
+    for (i = 0; i < m->n_layers; i++)
+        tmp.elements += (double)layers[i].n_kv_heads * (layers[i].head_dim + layers[i].head_dim_v);
+    (void)skvi_take(&a, 1, sizeof tmp);
+    skvi_cold_profile_layout(&a, &tmp, layers, m->n_layers, turn);
+    if (a.overflow || a.used > (size_t)-1 / 4) return SKV_ERR_MEMORY;
+    bytes = a.used + SKVI_ALIGN;
+    block = alloc->alloc(alloc->user, bytes);
+    if (!block) return SKV_ERR_MEMORY;
+    memset(block, 0, bytes);
+    a.used = 0;
+    a.base = skvi_align_up(block);
+    p = (skv_cold_profile *)skvi_take(&a, 1, sizeof *p);
+    *p = tmp;
+    p->block = block;
+    p->bytes = bytes;
+    skvi_cold_profile_layout(&a, p, layers, m->n_layers, turn);
+    skvi_copy_model(&p->model, m, p->layers, p->name);
+    *out = p;
+    return SKV_OK;
+}
+
+SKVDEF void skv_cold_profile_free(skv_cold_profile *p)
+{
+    skv_allocator a;
+    if (!p) return;
+    a = p->alloc;
+    a.free(a.user, p->block, p->bytes);
+}
+
+/* Calibration: per layer and group the second moments of own numbers (K, V before RoPE) with
+   themselves and with those of `depth` layers before. */
+typedef struct skvi_link {
+    uint32_t own, refs;
+    double  *sum;                   /* [own] */
+    double  *gram;                  /* [own][own + refs] */
+} skvi_link;
+
+struct skv_chain {
+    skv_allocator alloc;
+    size_t        bytes;
+    void         *block;
+    uint32_t      n_layers, head_group, depth, sinks, max_passage, max_own, max_width;
+    skv_layer    *layers;
+    skvi_turn    *turn;
+    uint32_t     *first;            /* [n_layers + 1]: first link of a layer */
+    skvi_link    *link;             /* [layer][group] */
+    double       *n_tokens;         /* [n_layers] */
+    size_t        passage, next;    /* tokens of the passage, and the layer that comes next */
+    float        *rows;             /* [depth + 1][max_passage][max_width]: K heads, then V */
+    float        *tile, *wide, *tall;   /* [own][own + refs], [64][own + refs], [own][64] */
+};
+
+static void skvi_chain_layout(skvi_arena *a, skv_chain *c, const skv_layer *layers,
+                              const skvi_player *player)
+{
+    uint32_t i, g, n = 0, most = 0, own = 0, width = 0;
+    for (i = 0; i < c->n_layers; i++) n += skvi_groups(&layers[i], c->head_group);
+    c->layers = (skv_layer *)skvi_take(a, c->n_layers, sizeof *c->layers);
+    c->turn = (skvi_turn *)skvi_take(a, c->n_layers, sizeof *c->turn);
+    c->first = (uint32_t *)skvi_take(a, c->n_layers + 1u, sizeof *c->first);
+    c->link = (skvi_link *)skvi_take(a, n, sizeof *c->link);
+    c->n_tokens = (double *)skvi_take(a, c->n_layers, sizeof(double));
+    for (i = n = 0; i < c->n_layers; i++) {
+        const skv_layer *l = &layers[i];
+        uint32_t pairs = player[i].turn.pairs, w;
+        float *freq = (float *)skvi_take(a, pairs, sizeof(float));
+        if (a->base) {
+            c->layers[i] = *l;
+            c->first[i] = n;
+            c->turn[i] = player[i].turn;
+            c->turn[i].freq = freq;
+            if (pairs) memcpy(freq, player[i].turn.freq, pairs * sizeof(float));
+        }
+        for (g = 0; g < skvi_groups(l, c->head_group); g++, n++) {
+            skvi_link tmp, *k = a->base ? &c->link[n] : &tmp;
+            k->own = skvi_cold_own(l, c->head_group, g);
+            k->refs = skvi_cold_refs(layers, c->head_group, c->depth, i, g);
+            k->sum = (double *)skvi_take(a, k->own, sizeof(double));
+            k->gram = (double *)skvi_take(a, k->own, (k->own + k->refs) * sizeof(double));
+            if (k->own + k->refs > most) most = k->own + k->refs;
+            if (k->own > own) own = k->own;
+        }
+        w = l->n_kv_heads * (l->head_dim + l->head_dim_v);
+        if (w > width) width = w;
+    }
+    if (a->base) c->first[c->n_layers] = n;
+    c->max_own = own;
+    c->max_width = width;
+    c->rows = (float *)skvi_take(a, (c->depth + 1u) * (size_t)c->max_passage,
+                                 width * sizeof(float));
+    c->tile = (float *)skvi_take(a, own, most * sizeof(float));
+    c->wide = (float *)skvi_take(a, 64, most * sizeof(float));
+    c->tall = (float *)skvi_take(a, 64, own * sizeof(float));
+}
+
+SKVDEF skv_result skv_chain_init(skv_chain **out, const skv_chain_desc *desc)
+{
+    skv_chain tmp, *c;
+    const skv_profiler *p;
+    skvi_arena a = {NULL, 0, 0};
+    void *block;
+    skv_result r;
+    if (!out || !desc || !desc->profiler) return SKV_ERR_ARG;
+    p = desc->profiler;
+    memset(&tmp, 0, sizeof tmp);
+    r = skvi_pick_allocator(&p->alloc, &tmp.alloc);
+    if (r != SKV_OK) return r;
+    tmp.n_layers = p->model.n_layers;
+    tmp.head_group = p->head_group;
+    tmp.depth = skvi_or(desc->depth, 1);
+    tmp.sinks = p->sinks;
+    tmp.max_passage = p->max_passage;
+    if (tmp.depth > SKVI_COLD_DEPTH) return SKV_ERR_ARG;
+    (void)skvi_take(&a, 1, sizeof tmp);
+    skvi_chain_layout(&a, &tmp, p->layers, p->player);
+    if (a.overflow || a.used > (size_t)-1 / 4) return SKV_ERR_MEMORY;
+    tmp.bytes = a.used + SKVI_ALIGN;
+    block = tmp.alloc.alloc(tmp.alloc.user, tmp.bytes);
+    if (!block) return SKV_ERR_MEMORY;
+    memset(block, 0, tmp.bytes);
+    tmp.block = block;
+    a.used = 0;
+    a.base = skvi_align_up(block);
+    c = (skv_chain *)skvi_take(&a, 1, sizeof *c);
+    *c = tmp;
+    skvi_chain_layout(&a, c, p->layers, p->player);
+    *out = c;
+    return SKV_OK;
+}
+
+SKVDEF void skv_chain_free(skv_chain *c)
+{
+    skv_allocator a;
+    if (!c) return;
+    a = c->alloc;
+    a.free(a.user, c->block, c->bytes);
+}
+
+/* A token's K and V of one layer into a row: K heads before RoPE, then V heads. */
+static void skvi_cold_row(const skv_layer *l, const skvi_turn *turn, const skvi_tokens *k,
+                          const skvi_tokens *v, size_t token, double position, float *row)
+{
+    uint32_t h;
+    for (h = 0; h < l->n_kv_heads; h++, row += l->head_dim) {
+        skvi_load(k, token, h, row);
+        skvi_cold_turn(turn, position, 1, row);
+    }
+    for (h = 0; h < l->n_kv_heads; h++, row += l->head_dim_v) skvi_load(v, token, h, row);
+}
+
+/* Group g's K and V out of such a row. */
+static float *skvi_cold_pick(const skv_layer *l, uint32_t head_group, uint32_t g, const float *row,
+                             float *to)
+{
+    size_t left = l->n_kv_heads - g * head_group, n = left < head_group ? left : head_group;
+    memcpy(to, row + g * head_group * l->head_dim, n * l->head_dim * sizeof(float));
+    to += n * l->head_dim;
+    row += (size_t)l->n_kv_heads * l->head_dim + g * head_group * l->head_dim_v;
+    memcpy(to, row, n * l->head_dim_v * sizeof(float));
+    return to + n * l->head_dim_v;
+}
+
+static void skvi_chain_add_group(skv_chain *c, uint32_t layer, uint32_t g, size_t n)
+{
+    skvi_link *k = &c->link[c->first[layer] + g];
+    size_t width = k->own + k->refs, t, i, m, from;
+    uint32_t a;
+    for (from = c->sinks; from < n; from += m) {
+        m = n - from < 64 ? n - from : 64;
+        memset(c->tile, 0, k->own * width * sizeof(float));
+        for (t = 0; t < m; t++) {
+            float *to = c->wide + t * width;
+            for (a = 0; a <= c->depth && a <= layer; a++) {
+                const float *rows = c->rows + (layer - a) % (c->depth + 1) * c->max_passage *
+                                              c->max_width;
+                if (g < skvi_groups(&c->layers[layer - a], c->head_group))
+                    to = skvi_cold_pick(&c->layers[layer - a], c->head_group, g,
+                                        rows + (from + t) * c->max_width, to);
+            }
+            for (i = 0; i < k->own; i++) {
+                c->tall[i * 64 + t] = c->wide[t * width + i];
+                k->sum[i] += (double)c->wide[t * width + i];
+            }
+        }
+        skvi_sgemm(k->own, width, m, c->tall, 64, c->wide, width, c->tile, width);
+        for (i = 0; i < k->own * width; i++) k->gram[i] += (double)c->tile[i];
+    }
+}
+
+SKVDEF skv_result skv_chain_add(skv_chain *c, uint32_t layer, const skv_span *k, const skv_span *v,
+                                size_t n_tokens)
+{
+    const skv_layer *l;
+    skvi_tokens vk, vv;
+    float *rows;
+    uint32_t g;
+    size_t t;
+    skv_result r;
+    if (!c || layer >= c->n_layers || !n_tokens || n_tokens > c->max_passage) return SKV_ERR_ARG;
+    if (layer && (layer != c->next || n_tokens != c->passage)) return SKV_ERR_STATE;
+    l = &c->layers[layer];
+    r = skvi_open(&vk, k, l->n_kv_heads, l->head_dim);
+    if (r == SKV_OK) r = skvi_open(&vv, v, l->n_kv_heads, l->head_dim_v);
+    if (r == SKV_OK) r = skvi_check_values(&vk, n_tokens, l->n_kv_heads, SKVI_LARGEST);
+    if (r == SKV_OK) r = skvi_check_values(&vv, n_tokens, l->n_kv_heads, SKVI_LARGEST);
+    if (r != SKV_OK) return r;
+    rows = c->rows + layer % (c->depth + 1) * c->max_passage * c->max_width;
+    for (t = 0; t < n_tokens; t++)
+        skvi_cold_row(l, &c->turn[layer], &vk, &vv, t, (double)t, rows + t * c->max_width);
+    for (g = 0; g < skvi_groups(l, c->head_group); g++)
+        skvi_chain_add_group(c, layer, g, n_tokens);
+    if (n_tokens > c->sinks) c->n_tokens[layer] += (double)(n_tokens - c->sinks);
+    c->passage = n_tokens;
+    c->next = layer + 1u;
+    return SKV_OK;
+}
+
+/* Solves a x = b for b [n][m] in place, a [n][n] positive definite (upper triangle; destroyed).
+   Cholesky by rows; directions that depend on others to 1e-12 are left out. */
+static void skvi_solve(double *a, size_t n, double *b, size_t m)
+{
+    size_t i, j, k;
+    for (k = 0; k < n; k++) {
+        double *u = a + k * n, *x = b + k * m, first = u[k], inv;
+        for (i = 0; i < k; i++) first += a[i * n + k] * a[i * n + k];
+        inv = u[k] > 1e-12 * first && u[k] > 0 ? 1 / sqrt(u[k]) : 0;
+        for (j = k; j < n; j++) u[j] *= inv;
+        for (j = 0; j < m; j++) x[j] *= inv;
+        for (i = k + 1; i < n; i++) {
+            double f = u[i], *ai = a + i * n, *bi = b + i * m;
+            for (j = i; j < n; j++) ai[j] -= f * u[j];
+            for (j = 0; j < m; j++) bi[j] -= f * x[j];
+        }
+    }
+    for (k = n; k-- > 0; ) {
+        double *u = a + k * n, *x = b + k * m;
+        for (i = k + 1; i < n; i++)
+            for (j = 0; j < m; j++) x[j] -= u[i] * b[i * m + j];
+        for (j = 0; j < m; j++) x[j] = u[k] > 0 ? x[j] / u[k] : 0;
+    }
+}
+
+/* Cold profile as a blob: little endian, floats as IEEE bits.
+     0 "SKV\x89CLD\n"   8 u32 version (1)   12 u32 CRC-32 of everything behind byte 16
+     16 u64 bytes, u32 n_layers, head_group, depth, u32 0, u64 fingerprint, char name[64]
+     per layer: as in MODL of >>blob, then u32 RoPE style, pairs, f32 freq[pairs]
+     per stream (layer by layer; K groups, then V): f32 mean, enc, dec, pred, i32 level */
+#define SKVI_COLD_FIXED 112u
+static const unsigned char skvi_cold_magic[8] = {'S', 'K', 'V', 0x89, 'C', 'L', 'D', '\n'};
+
+static size_t skvi_cold_profile_size(const skv_cold_profile *p)
+{
+    size_t n = SKVI_COLD_FIXED;
+    uint32_t i;
+    for (i = 0; i < p->model.n_layers; i++) n += SKVI_MODL_LAYER + 8 + 4u * p->turn[i].pairs;
+    for (i = 0; i < p->n_streams; i++) {
+        const skvi_coldstream *s = &p->stream[i];
+        n += 4 * (size_t)s->D * (2 + 2 * (size_t)s->D + s->R);
+    }
+    return n;
+}
+
+static void skvi_cold_profile_write(const skv_cold_profile *p, unsigned char *b)
+{
+    unsigned char *at = b + SKVI_COLD_FIXED;
+    uint32_t i, c;
+    memcpy(b, skvi_cold_magic, 8);
+    skvi_put32(b + 8, 1);
+    skvi_put64(b + 16, skvi_cold_profile_size(p));
+    skvi_put32(b + 24, p->model.n_layers);
+    skvi_put32(b + 28, p->head_group);
+    skvi_put32(b + 32, p->depth);
+    skvi_put32(b + 36, 0);
+    skvi_put64(b + 40, p->model.fingerprint);
+    memcpy(b + 48, p->name, 64);
+    for (i = 0; i < p->model.n_layers; i++, at += SKVI_MODL_LAYER) {
+        const skv_layer *l = &p->layers[i];
+        skvi_put32(at, l->n_q_heads);
+        skvi_put32(at + 4, l->n_kv_heads);
+        skvi_put32(at + 8, l->head_dim);
+        skvi_put32(at + 12, l->head_dim_v);
+        skvi_put32(at + 16, l->sliding_window);
+        skvi_put_floats(at + 20, &l->scale, 1);
+        skvi_put_floats(at + 24, &l->softcap, 1);
+    }
+    for (i = 0; i < p->model.n_layers; i++) {
+        skvi_put32(at, p->turn[i].style);
+        skvi_put32(at + 4, p->turn[i].pairs);
+        at = skvi_put_floats(at + 8, p->turn[i].freq, p->turn[i].pairs);
+    }
+    for (i = 0; i < p->n_streams; i++) {
+        const skvi_coldstream *s = &p->stream[i];
+        at = skvi_put_floats(at, s->mean, s->D);
+        at = skvi_put_floats(at, s->enc, (size_t)s->D * s->D);
+        at = skvi_put_floats(at, s->dec, (size_t)s->D * s->D);
+        at = skvi_put_floats(at, s->pred, (size_t)s->R * s->D);
+        for (c = 0; c < s->D; c++, at += 4) skvi_put32(at, (uint32_t)s->level[c]);
+    }
+}
+
+/* The checksum that a saved profile has. */
+static skv_result skvi_cold_profile_sum(skv_cold_profile *p)
+{
+    size_t n = skvi_cold_profile_size(p);
+    unsigned char *b = (unsigned char *)p->alloc.alloc(p->alloc.user, n);
+    if (!b) return SKV_ERR_MEMORY;
+    skvi_cold_profile_write(p, b);
+    p->crc = skvi_crc32(b + 16, n - 16);
+    p->alloc.free(p->alloc.user, b, n);
+    return SKV_OK;
+}
+
+SKVDEF skv_result skv_cold_profile_save(const skv_cold_profile *p, void *buf, size_t capacity,
+                                        size_t *bytes)
+{
+    unsigned char *b = (unsigned char *)buf;
+    size_t total;
+    if (!p || !bytes) return SKV_ERR_ARG;
+    total = skvi_cold_profile_size(p);
+    if (!buf || capacity < total) {
+        *bytes = total;
+        return buf ? SKV_ERR_ARG : SKV_OK;
+    }
+    skvi_cold_profile_write(p, b);
+    skvi_put32(b + 12, skvi_crc32(b + 16, total - 16));
+    *bytes = total;
+    return SKV_OK;
+}
+
+/* Streams of a blob whose checksum holds. */
+static skv_result skvi_cold_profile_read(const unsigned char *at, skv_cold_profile *p)
+{
+    uint32_t i, c;
+    int bad = 0;
+    for (i = 0; i < p->n_streams; i++) {
+        skvi_coldstream *s = &p->stream[i];
+        at = skvi_get_floats(at, s->mean, s->D, &bad);
+        at = skvi_get_floats(at, s->enc, (size_t)s->D * s->D, &bad);
+        at = skvi_get_floats(at, s->dec, (size_t)s->D * s->D, &bad);
+        at = skvi_get_floats(at, s->pred, (size_t)s->R * s->D, &bad);
+        for (c = 0; c < s->D; c++, at += 4) {
+            uint32_t x = skvi_get32(at) + 8192u;
+            bad |= x > 16384u;
+            s->level[c] = x > 16384u ? 0 : (int32_t)x - 8192;
+            bad |= c && s->level[c] > s->level[c - 1];
+        }
+    }
+    return bad ? SKV_ERR_FORMAT : SKV_OK;
+}
+
+/* Sizes of everything against the blob's, before memory is taken. */
+static skv_result skvi_cold_profile_fits(const skv_layer *layers, uint32_t n, uint32_t group,
+                                         uint32_t depth, uint64_t head, uint64_t bytes)
+{
+    uint64_t need = head;
+    uint32_t i, g;
+    for (i = 0; i < n; i++)
+        for (g = 0; g < skvi_groups(&layers[i], group); g++) {
+            uint32_t left = layers[i].n_kv_heads - g * group;
+            uint64_t heads = left < group ? left : group, dk = heads * layers[i].head_dim;
+            uint64_t dv = heads * layers[i].head_dim_v;
+            uint64_t refs = skvi_cold_refs(layers, group, depth, i, g);
+            need += 4 * (dk * (2 + 2 * dk + refs) + dv * (2 + 2 * dv + refs + dk));
+            if (need > bytes) return SKV_ERR_FORMAT;
+        }
+    return need == bytes ? SKV_OK : SKV_ERR_FORMAT;
+}
+
+/* Layers' RoPE behind the layers; *at moves on. freq is room for all of it. */
+static skv_result skvi_cold_profile_turns(const unsigned char *b, size_t *at, size_t bytes,
+                                          const skv_layer *layers, uint32_t n, skvi_turn *turn,
+                                          float *freq)
+{
+    uint32_t i, j;
+    int bad = 0;
+    for (i = 0; i < n; i++) {
+        if (bytes - *at < 8) return SKV_ERR_FORMAT;
+        turn[i].style = skvi_get32(b + *at);
+        turn[i].pairs = skvi_get32(b + *at + 4);
+        *at += 8;
+        if (turn[i].pairs > layers[i].head_dim / 2 || turn[i].style > SKV_ROPE_HALVES ||
+            (turn[i].pairs && !turn[i].style) ||
+            (bytes - *at) / 4 < turn[i].pairs)
+            return SKV_ERR_FORMAT;
+        turn[i].freq = freq;
+        (void)skvi_get_floats(b + *at, freq, turn[i].pairs, &bad);
+        for (j = 0; j < turn[i].pairs; j++) bad |= !(fabsf(freq[j]) <= 1e6f);
+        freq += turn[i].pairs;
+        *at += 4u * turn[i].pairs;
+    }
+    return bad ? SKV_ERR_FORMAT : SKV_OK;
+}
+
+static skv_result skvi_cold_profile_build(skv_cold_profile **out, const unsigned char *b,
+                                          size_t bytes, const skv_model *expect, skv_layer *layers,
+                                          skvi_turn *turn, const skv_allocator *a)
+{
+    skv_model m;
+    skv_cold_profile *p = NULL;
+    char name[65];
+    uint32_t group = skvi_get32(b + 28), depth = skvi_get32(b + 32);
+    size_t at = SKVI_COLD_FIXED + (size_t)skvi_get32(b + 24) * SKVI_MODL_LAYER;
+    skv_result r;
+    memset(&m, 0, sizeof m);
+    m.n_layers = skvi_get32(b + 24);
+    m.layers = layers;
+    m.fingerprint = skvi_get64(b + 40);
+    memcpy(name, b + 48, 64);
+    name[64] = 0;
+    m.name = name;
+    r = skvi_blob_layers(b + SKVI_COLD_FIXED, m.n_layers, layers);
+    if (r == SKV_OK && (!group || group > 65536 || depth > SKVI_COLD_DEPTH)) r = SKV_ERR_FORMAT;
+    if (r == SKV_OK)
+        r = skvi_cold_profile_turns(b, &at, bytes, layers, m.n_layers, turn,
+                                    (float *)(void *)(layers + m.n_layers));
+    if (r == SKV_OK)
+        r = skvi_cold_profile_fits(layers, m.n_layers, group, depth, at, bytes);
+    if (r == SKV_OK) r = skvi_blob_expect(&m, expect);
+    if (r == SKV_OK) r = skvi_cold_profile_new(&p, &m, layers, group, depth, turn, a);
+    if (r != SKV_OK) return r;
+    r = skvi_cold_profile_read(b + at, p);
+    p->crc = skvi_get32(b + 12);
+    if (r == SKV_OK) *out = p;
+    else skv_cold_profile_free(p);
+    return r;
+}
+
+SKVDEF skv_result skv_cold_profile_load(skv_cold_profile **out, const void *data, size_t bytes,
+                                        const skv_model *expect, const skv_allocator *allocator)
+{
+    const unsigned char *b = (const unsigned char *)data;
+    skv_allocator a;
+    void *work;
+    size_t room, n;
+    skv_result r;
+    if (!out || !data) return SKV_ERR_ARG;
+    r = skvi_pick_allocator(allocator, &a);
+    if (r != SKV_OK) return r;
+    if (memcmp(b, skvi_cold_magic, bytes < 8 ? bytes : 8)) return SKV_ERR_FORMAT;
+    if (bytes < SKVI_COLD_FIXED) return SKV_ERR_TRUNCATED;
+    if (skvi_get32(b + 8) > 1) return SKV_ERR_VERSION;
+    if (skvi_get32(b + 8) != 1) return SKV_ERR_FORMAT;
+    if (skvi_get64(b + 16) > bytes) return SKV_ERR_TRUNCATED;
+    if (skvi_get64(b + 16) < bytes) return SKV_ERR_FORMAT;
+    if (skvi_crc32(b + 16, bytes - 16) != skvi_get32(b + 12)) return SKV_ERR_CHECKSUM;
+    n = skvi_get32(b + 24);
+    if (!n || n > 65536 || (bytes - SKVI_COLD_FIXED) / SKVI_MODL_LAYER < n) return SKV_ERR_FORMAT;
+    room = n * (sizeof(skv_layer) + sizeof(skvi_turn)) + bytes;
+    work = a.alloc(a.user, room);
+    if (!work) return SKV_ERR_MEMORY;
+    r = skvi_cold_profile_build(out, b, bytes, expect,
+                                (skv_layer *)(void *)((skvi_turn *)work + n), (skvi_turn *)work,
+                                &a);
+    a.free(a.user, work, room);
+    return r;
+}
+
+/* The fit: work space, and what it is about. */
+typedef struct skvi_coldfit {
+    const skv_chain    *c;
+    const skv_profiler *p;
+    double *root, *inv;             /* metric roots of all heads: [layer][K heads, V heads][d][d] */
+    size_t *root_at;                /* [2 n_layers] */
+    double *a, *b;                  /* [R][R], [R][D] */
+    double *cov, *t, *vec, *w;      /* [D][D] three times, [D] */
+    double *cross;                  /* [R][D] */
+    double *m, *room;               /* [d][d], [2 d d] */
+    double  noise;                  /* variance of a coded z */
+    size_t  total, max_R, max_D, max_d;
+} skvi_coldfit;
+
+/* Part of a group's own numbers: off .. off + n of layer. */
+typedef struct skvi_coldpart {
+    uint32_t layer, off, n;
+} skvi_coldpart;
+
+static void skvi_coldfit_layout(skvi_arena *a, skvi_coldfit *f)
+{
+    size_t s = sizeof(double);
+    f->root_at = (size_t *)skvi_take(a, 2u * f->c->n_layers, sizeof(size_t));
+    f->root = (double *)skvi_take(a, f->total, s);
+    f->inv = (double *)skvi_take(a, f->total, s);
+    f->a = (double *)skvi_take(a, f->max_R, f->max_R * s);
+    f->b = (double *)skvi_take(a, f->max_R, f->max_D * s);
+    f->cross = (double *)skvi_take(a, f->max_R, f->max_D * s);
+    f->cov = (double *)skvi_take(a, f->max_D, f->max_D * s);
+    f->t = (double *)skvi_take(a, f->max_D, f->max_D * s);
+    f->vec = (double *)skvi_take(a, f->max_D, f->max_D * s);
+    f->w = (double *)skvi_take(a, f->max_D, s);
+    f->m = (double *)skvi_take(a, f->max_d, f->max_d * s);
+    f->room = (double *)skvi_take(a, f->max_d, 2 * f->max_d * s);
+}
+
+/* Square roots of all heads' metrics; those of keys averaged over positions. */
+static skv_result skvi_coldfit_roots(skvi_coldfit *f)
+{
+    const skv_chain *c = f->c;
+    uint32_t l, h;
+    size_t at = 0, i, j;
+    int kind;
+    skv_result r = SKV_OK, e;
+    for (l = 0; l < c->n_layers; l++)
+        for (kind = 0; kind < 2; kind++) {
+            size_t d = kind ? c->layers[l].head_dim_v : c->layers[l].head_dim;
+            f->root_at[2 * l + (uint32_t)kind] = at;
+            for (h = 0; h < c->layers[l].n_kv_heads; h++, at += d * d) {
+                skvi_metric(&f->p->player[l], kind ? SKV_V : SKV_K, h, f->m);
+                for (i = 0; i < d; i++)
+                    for (j = 0; j < i; j++) f->m[i * d + j] = f->m[j * d + i];
+                if (!kind) skvi_turn_metric(&c->turn[l], d, c->max_passage, f->m, f->room);
+                e = skvi_root(f->m, d, f->root + at, f->inv + at, f->t, f->w);
+                if (e < SKV_OK) return e;
+                if (e != SKV_OK) r = e;
+            }
+        }
+    return r;
+}
+
+/* Covariance of part x with part y into to [x.n][ld]; x's layer is not before y's. */
+static void skvi_chain_block(const skv_chain *c, uint32_t g, skvi_coldpart x, skvi_coldpart y,
+                             double *to, size_t ld)
+{
+    const skvi_link *kx = &c->link[c->first[x.layer] + g], *ky = &c->link[c->first[y.layer] + g];
+    size_t width = kx->own + kx->refs, col = x.layer == y.layer ? 0 : kx->own, i, j;
+    double n = c->n_tokens[x.layer];
+    uint32_t l;
+    for (l = y.layer + 1; l < x.layer; l++) col += skvi_cold_own(&c->layers[l], c->head_group, g);
+    for (i = 0; i < x.n; i++)
+        for (j = 0; j < y.n; j++)
+            to[i * ld + j] = kx->gram[(x.off + i) * width + col + y.off + j] / n -
+                             kx->sum[x.off + i] / n * (ky->sum[y.off + j] / n);
+}
+
+/* What stream (layer, kind, g) is predicted from. Returns the parts. */
+static uint32_t skvi_coldfit_parts(const skv_chain *c, uint32_t layer, int kind, uint32_t g,
+                                   uint32_t Dk, skvi_coldpart *part)
+{
+    uint32_t a, n = 0;
+    if (kind) {
+        part[n].layer = layer;
+        part[n].off = 0;
+        part[n++].n = Dk;
+    }
+    for (a = 1; a <= c->depth && a <= layer; a++) {
+        part[n].layer = layer - a;
+        part[n].off = 0;
+        part[n].n = skvi_cold_own(&c->layers[layer - a], c->head_group, g);
+        n += part[n].n > 0;
+    }
+    return n;
+}
+
+/* The coded error of a part on the diagonal blocks of a [R][R]: noise M^-1 / price per head. */
+static void skvi_coldfit_noise(const skvi_coldfit *f, uint32_t g, const skvi_coldpart *part,
+                               size_t at, size_t R)
+{
+    const skv_layer *l = &f->c->layers[part->layer];
+    uint32_t left = l->n_kv_heads - g * f->c->head_group, h, heads;
+    size_t end = at + part->n, i, j, x;
+    int kind;
+    heads = left < f->c->head_group ? left : f->c->head_group;
+    for (kind = 0; kind < 2; kind++) {
+        size_t d = kind ? l->head_dim_v : l->head_dim;
+        double price = f->p->player[part->layer].price[kind], scale;
+        scale = f->noise / (price > 1e-30 ? price : 1e-30);
+        for (h = 0; h < heads && at < end; h++, at += d) {
+            const double *inv = f->inv + f->root_at[2 * part->layer + (uint32_t)kind] +
+                                (g * f->c->head_group + h) * d * d;
+            for (i = 0; i < d; i++)
+                for (j = i; j < d; j++) {
+                    double sum = 0;
+                    for (x = 0; x < d; x++) sum += inv[i * d + x] * inv[j * d + x];
+                    f->a[(at + i) * R + at + j] += scale * sum;
+                }
+        }
+    }
+}
+
+/* Prediction of one stream: b [R][D], and cov [D][D] of what it leaves. */
+static void skvi_coldfit_predict(skvi_coldfit *f, uint32_t layer, int kind, uint32_t g,
+                                 const skvi_coldstream *s)
+{
+    const skv_chain *c = f->c;
+    skvi_coldpart part[1 + SKVI_COLD_DEPTH], me;
+    uint32_t dk = kind ? s->heads * c->layers[layer].head_dim : 0;
+    uint32_t n = skvi_coldfit_parts(c, layer, kind, g, dk, part), x, y;
+    size_t R = s->R, D = s->D, at = 0, to, i, j;
+    me.layer = layer;
+    me.off = dk;
+    me.n = s->D;
+    skvi_chain_block(c, g, me, me, f->cov, D);
+    for (x = 0; x < n; at += part[x++].n) {
+        for (y = x, to = at; y < n; to += part[y++].n)
+            skvi_chain_block(c, g, part[x], part[y], f->a + at * R + to, R);
+        skvi_coldfit_noise(f, g, &part[x], at, R);
+        skvi_chain_block(c, g, me, part[x], f->b, part[x].n);   /* b for now [D][part] */
+        for (i = 0; i < part[x].n; i++)
+            for (j = 0; j < D; j++) f->cross[(at + i) * D + j] = f->b[j * part[x].n + i];
+    }
+    memcpy(f->b, f->cross, R * D * sizeof(double));
+    skvi_solve(f->a, R, f->b, D);
+    for (x = 0; x < R; x++)                         /* cov -= cross^T b */
+        for (i = 0; i < D; i++)
+            for (j = 0; j < D; j++) f->cov[i * D + j] -= f->cross[x * D + i] * f->b[x * D + j];
+    for (i = 0; i < D; i++)                         /* rounding left it not quite symmetric */
+        for (j = 0; j < i; j++) {
+            double mean = 0.5 * (f->cov[i * D + j] + f->cov[j * D + i]);
+            f->cov[i * D + j] = f->cov[j * D + i] = mean;
+        }
+}
+
+/* KLT of cov in the metric: eigenvalues w times price are variances of z; vec the vectors. */
+static skv_result skvi_coldfit_klt(skvi_coldfit *f, const double *root, const skvi_coldstream *s)
+{
+    size_t D = s->D, d = s->dim, h;
+    for (h = 0; h < s->heads; h++)
+        skvi_gemm(f->t + h * d * D, D, d, D, d, skvi_view_d(root + h * d * d, d),
+                  skvi_view_d(f->cov + h * d * D, D));
+    for (h = 0; h < s->heads; h++)
+        skvi_gemm(f->cov + h * d, D, D, d, d, skvi_view_d(f->t + h * d, D),
+                  skvi_view_d(root + h * d * d, d));
+    return skv_eigh(f->cov, D, D, f->w, f->vec, 0, NULL);
+}
+
+static int32_t skvi_cold_level(double variance)
+{
+    return variance > 1e-36 ? (int32_t)floor(32 * log2(variance) + 0.5) : -4096;
+}
+
+/* One stream; with noise 0 its variances only, unpredicted. */
+static skv_result skvi_coldfit_stream(skvi_coldfit *f, uint32_t layer, int kind, uint32_t g,
+                                      skvi_coldstream *s)
+{
+    const skvi_link *link = &f->c->link[f->c->first[layer] + g];
+    size_t D = s->D, d = s->dim, h, i, c;
+    size_t at = f->root_at[2 * layer + (uint32_t)kind] + g * f->c->head_group * d * d;
+    double price = f->p->player[layer].price[kind], root_price;
+    const double *sum = link->sum + (kind ? link->own - s->D : 0);
+    skv_result r;
+    if (!(price > 1e-30)) price = 1e-30;
+    root_price = sqrt(price);
+    if (f->noise > 0) {
+        skvi_coldfit_predict(f, layer, kind, g, s);
+    } else {
+        skvi_coldpart me;
+        me.layer = layer;
+        me.off = link->own - s->D;
+        me.n = s->D;
+        if (!kind) me.off = 0;
+        skvi_chain_block(f->c, g, me, me, f->cov, D);
+    }
+    r = skvi_coldfit_klt(f, f->root + at, s);
+    if (r < SKV_OK) return r;
+    for (c = 0; c < D; c++) s->level[c] = skvi_cold_level(f->w[c] * price);
+    if (!(f->noise > 0)) return r;
+    for (h = 0; h < s->heads; h++) {                /* t = V R, cov = V R^-1 */
+        skvi_gemm(f->t + h * d, D, D, d, d, skvi_view_d(f->vec + h * d, D),
+                  skvi_view_d(f->root + at + h * d * d, d));
+        skvi_gemm(f->cov + h * d, D, D, d, d, skvi_view_d(f->vec + h * d, D),
+                  skvi_view_d(f->inv + at + h * d * d, d));
+    }
+    for (c = 0; c < D; c++) {
+        s->mean[c] = (float)(sum[c] / f->c->n_tokens[layer]);
+        for (i = 0; i < D; i++) {
+            s->enc[i * D + c] = (float)(f->t[c * D + i] * root_price);
+            s->dec[c * D + i] = (float)(f->cov[c * D + i] / root_price);
+        }
+    }
+    for (i = 0; i < s->R * D; i++) s->pred[i] = (float)f->b[i];
+    return r;
+}
+
+static skv_result skvi_coldfit_all(skvi_coldfit *f, skv_cold_profile *out)
+{
+    uint32_t l, g, groups;
+    int kind;
+    skv_result r, worst = SKV_OK;
+    for (l = 0; l < f->c->n_layers; l++)
+        for (kind = 0, groups = skvi_groups(&f->c->layers[l], f->c->head_group); kind < 2; kind++)
+            for (g = 0; g < groups; g++) {
+                uint32_t index = out->first[l] + (kind ? groups : 0) + g;
+                r = skvi_coldfit_stream(f, l, kind, g, &out->stream[index]);
+                if (r < SKV_OK) return r;
+                if (r != SKV_OK) worst = r;
+            }
+    return worst;
+}
+
+/* Expected bits of a coefficient with level - step = x: the table, between its eighths of octaves,
+   and a bit an octave beyond it. */
+static double skvi_cold_cost(int32_t x)
+{
+    double at = (x + 256 - 4) / 8.0, from;
+    int i;
+    if (at <= 0) return skvi_cold_bits[0] / 1000.0;
+    if (at >= 55) return skvi_cold_bits[55] / 1000.0 + (at - 55) / 8;
+    i = (int)at;
+    from = skvi_cold_bits[i];
+    return (from + (skvi_cold_bits[i + 1] - from) * (at - i)) / 1000.0;
+}
+
+/* Expected bits of a token, without headers, at a step of 2^(step/64). */
+static double skvi_cold_rate(const skv_cold_profile *p, int32_t step)
+{
+    double bits = 0;
+    uint32_t i, c;
+    for (i = 0; i < p->n_streams; i++)
+        for (c = 0; c < p->stream[i].D; c++) {
+            int32_t x = p->stream[i].level[c] - step;
+            if (x > -SKVI_COLD_CUT) bits += skvi_cold_cost(x);
+        }
+    return bits;
+}
+
+/* The step at which a token takes at most so many bits. */
+static int32_t skvi_cold_search(const skv_cold_profile *p, double bits)
+{
+    int32_t lo = -8192, hi = 8192;
+    while (hi - lo > 1) {
+        int32_t mid = (lo + hi) / 2;
+        if (skvi_cold_rate(p, mid) <= bits) hi = mid;
+        else lo = mid;
+    }
+    return hi;
+}
+
+static void skvi_coldfit_sizes(skvi_coldfit *f, const skv_cold_profile *p)
+{
+    uint32_t i;
+    for (i = 0; i < p->n_streams; i++) {
+        const skvi_coldstream *s = &p->stream[i];
+        if (s->R > f->max_R) f->max_R = s->R;
+        if (s->D > f->max_D) f->max_D = s->D;
+        if (s->dim > f->max_d) f->max_d = s->dim;
+        f->total += (size_t)s->heads * s->dim * s->dim;
+    }
+}
+
+SKVDEF skv_result skv_chain_fit(const skv_chain *c, const skv_profiler *p, skv_cold_profile **out)
+{
+    skv_cold_profile *f = NULL;
+    skvi_coldfit w;
+    skvi_arena a = {NULL, 0, 0};
+    void *block;
+    size_t bytes;
+    uint32_t l;
+    skv_result r;
+    if (!c || !p || !out) return SKV_ERR_ARG;
+    if (p->model.n_layers != c->n_layers || p->head_group != c->head_group) return SKV_ERR_SHAPE;
+    for (l = 0; l < c->n_layers; l++) {
+        if (!skvi_same_layer(&p->layers[l], &c->layers[l])) return SKV_ERR_SHAPE;
+        if (c->n_tokens[l] < SKV_PAGE_TOKENS || p->player[l].n_tokens < SKV_PAGE_TOKENS)
+            return SKV_ERR_STATE;
+    }
+    r = skvi_cold_profile_new(&f, &p->model, p->layers, c->head_group, c->depth, c->turn,
+                              &c->alloc);
+    if (r != SKV_OK) return r;
+    memset(&w, 0, sizeof w);
+    w.c = c;
+    w.p = p;
+    skvi_coldfit_sizes(&w, f);
+    skvi_coldfit_layout(&a, &w);
+    bytes = a.used + SKVI_ALIGN;
+    block = a.overflow ? NULL : c->alloc.alloc(c->alloc.user, bytes);
+    if (!block) {
+        skv_cold_profile_free(f);
+        return SKV_ERR_MEMORY;
+    }
+    a.used = 0;
+    a.base = skvi_align_up(block);
+    skvi_coldfit_layout(&a, &w);
+    r = skvi_coldfit_roots(&w);
+    if (r >= SKV_OK) r = skvi_coldfit_all(&w, f);       /* unpredicted: at 2 bits, what step? */
+    if (r >= SKV_OK) {
+        w.noise = exp2(skvi_cold_search(f, 2 * f->elements) / 32.0) / 12;
+        r = skvi_coldfit_all(&w, f);
+    }
+    c->alloc.free(c->alloc.user, block, bytes);
+    if (r >= SKV_OK && skvi_cold_profile_sum(f) != SKV_OK) r = SKV_ERR_MEMORY;
+    if (r < SKV_OK) skv_cold_profile_free(f);
+    else *out = f;
+    return r;
+}
+
+/* The coder of pages. */
+struct skv_cold {
+    skv_allocator alloc;
+    size_t        bytes;
+    void         *block;
+    const skv_cold_profile *p;
+    int32_t       step;             /* 64 log2 of it */
+    size_t        max_width, max_D, max_R, most;
+    float        *rows;             /* [depth + 1][64][max_width]: K heads before RoPE, V heads,
+                                       means taken off */
+    struct {
+        uint32_t layer, position, n, crc, known;
+    } held[SKVI_COLD_DEPTH + 1u];
+    float        *x, *refs, *y;     /* [64][D], [64][R], [64][D] */
+    int32_t      *q;                /* [64][max_width], stream after stream */
+    int32_t      *level;            /* [D] */
+    skvi_coldmodel model;
+};
+
+static void skvi_cold_layout(skvi_arena *a, skv_cold *c)
+{
+    size_t f = sizeof(float);
+    c->rows = (float *)skvi_take(a, (c->p->depth + 1u) * (size_t)SKVI_P, c->max_width * f);
+    c->x = (float *)skvi_take(a, SKVI_P, c->max_D * f);
+    c->y = (float *)skvi_take(a, SKVI_P, c->max_D * f);
+    c->refs = (float *)skvi_take(a, SKVI_P, c->max_R * f);
+    c->q = (int32_t *)skvi_take(a, SKVI_P, c->max_width * sizeof(int32_t));
+    c->level = (int32_t *)skvi_take(a, c->max_D, sizeof(int32_t));
+    c->model.mean = (uint32_t *)skvi_take(a, c->max_D, sizeof(uint32_t));
+}
+
+SKVDEF skv_result skv_cold_init(skv_cold **out, const skv_cold_desc *desc)
+{
+    skv_cold tmp, *c;
+    skvi_arena a = {NULL, 0, 0};
+    const skv_cold_profile *p;
+    double bits;
+    void *block;
+    uint32_t i;
+    skv_result r;
+    if (!out || !desc || !desc->profile || !(desc->bpe > 0 && desc->bpe <= 12)) return SKV_ERR_ARG;
+    p = desc->profile;
+    memset(&tmp, 0, sizeof tmp);
+    r = skvi_pick_allocator(&desc->allocator, &tmp.alloc);
+    if (r != SKV_OK) return r;
+    tmp.p = p;
+    for (i = 0; i < p->model.n_layers; i++) {
+        const skv_layer *l = &p->layers[i];
+        size_t width = (size_t)l->n_kv_heads * (l->head_dim + l->head_dim_v);
+        if (width > tmp.max_width) tmp.max_width = width;
+    }
+    for (i = 0; i < p->n_streams; i++) {
+        if (p->stream[i].D > tmp.max_D) tmp.max_D = p->stream[i].D;
+        if (p->stream[i].R > tmp.max_R) tmp.max_R = p->stream[i].R;
+        if (p->stream[i].D > tmp.max_R) tmp.max_R = p->stream[i].D;  /* refs serves as room too */
+    }
+    bits = (double)desc->bpe * p->elements -
+           p->model.n_layers * (SKVI_COLD_HEADER + 4.0) * 8 / SKVI_P;
+    if (bits <= 0) return SKV_ERR_TARGET;
+    tmp.step = skvi_cold_search(p, bits);
+    if (tmp.step < -32768 || tmp.step > 32767) return SKV_ERR_TARGET;
+    tmp.most = SKVI_COLD_HEADER + 8 + 8 * tmp.max_width * SKVI_P;    /* 33 bits each, and skew */
+    (void)skvi_take(&a, 1, sizeof tmp);
+    skvi_cold_layout(&a, &tmp);
+    if (a.overflow || a.used > (size_t)-1 / 4) return SKV_ERR_MEMORY;
+    tmp.bytes = a.used + SKVI_ALIGN;
+    block = tmp.alloc.alloc(tmp.alloc.user, tmp.bytes);
+    if (!block) return SKV_ERR_MEMORY;
+    memset(block, 0, tmp.bytes);
+    tmp.block = block;
+    a.used = 0;
+    a.base = skvi_align_up(block);
+    c = (skv_cold *)skvi_take(&a, 1, sizeof *c);
+    *c = tmp;
+    skvi_cold_layout(&a, c);
+    *out = c;
+    return SKV_OK;
+}
+
+SKVDEF void skv_cold_free(skv_cold *c)
+{
+    skv_allocator a;
+    if (!c) return;
+    a = c->alloc;
+    a.free(a.user, c->block, c->bytes);
+}
+
+SKVDEF double skv_cold_step(const skv_cold *c) { return c ? exp2(c->step / 64.0) : 0; }
+SKVDEF size_t skv_cold_page_most(const skv_cold *c) { return c ? c->most : 0; }
+
+static float *skvi_cold_slot(const skv_cold *c, uint32_t layer)
+{
+    return c->rows + layer % (c->p->depth + 1) * SKVI_P * c->max_width;
+}
+
+/* Are the layers before held for these tokens? */
+static int skvi_cold_ready(const skv_cold *c, uint32_t layer, uint32_t position, uint32_t n)
+{
+    uint32_t a;
+    for (a = 1; a <= c->p->depth && a <= layer; a++) {
+        uint32_t i = (layer - a) % (c->p->depth + 1);
+        if (!c->held[i].known || c->held[i].layer != layer - a || c->held[i].n != n ||
+            c->held[i].position != position)
+            return 0;
+    }
+    return 1;
+}
+
+/* Coded channels of a stream: those with a sd above 1/16 of a step, all in front. */
+static uint32_t skvi_cold_coded(const skvi_coldstream *s, int32_t step)
+{
+    uint32_t n = s->D;
+    while (n && s->level[n - 1] - step <= -SKVI_COLD_CUT) n--;
+    return n;
+}
+
+/* Prediction of stream (kind, g) of a layer from the held rows: x [n][D], without the mean. */
+static void skvi_cold_predict(skv_cold *c, uint32_t layer, int kind, uint32_t g,
+                              const skvi_coldstream *s, uint32_t n)
+{
+    const skv_cold_profile *p = c->p;
+    uint32_t t, a;
+    for (t = 0; t < n; t++) {
+        float *to = c->refs + t * s->R;
+        if (kind) {
+            const float *row = skvi_cold_slot(c, layer) + t * c->max_width;
+            size_t dk = (size_t)s->heads * p->layers[layer].head_dim;
+            memcpy(to, row + (size_t)g * p->head_group * p->layers[layer].head_dim,
+                   dk * sizeof(float));
+            to += dk;
+        }
+        for (a = 1; a <= p->depth && a <= layer; a++)
+            if (g < skvi_groups(&p->layers[layer - a], p->head_group))
+                to = skvi_cold_pick(&p->layers[layer - a], p->head_group, g,
+                                    skvi_cold_slot(c, layer - a) + t * c->max_width, to);
+    }
+    memset(c->x, 0, n * s->D * sizeof(float));
+    skvi_gemm_c(n, s->D, s->R, c->refs, s->R, s->pred, s->D, c->x, s->D);
+}
+
+/* Adds what the integers say to the prediction in x, and puts it into the layer's rows at `at`. */
+static void skvi_cold_restore(skv_cold *c, const skvi_coldstream *s, uint32_t coded,
+                              const int32_t *q, uint32_t n, float *at)
+{
+    float step = (float)exp2(c->step / 64.0);
+    uint32_t t, i;
+    for (t = 0; t < n; t++)
+        for (i = 0; i < coded; i++) {
+            int32_t v = q[t * coded + i], a = v < 0 ? -v : v;
+            float z = (float)a - (a == 1 ? SKVI_COLD_ONE : a ? SKVI_COLD_MORE : 0);
+            c->y[t * coded + i] = v < 0 ? -z * step : z * step;
+        }
+    skvi_gemm_c(n, s->D, coded, c->y, coded, s->dec, s->D, c->x, s->D);
+    for (t = 0; t < n; t++)
+        memcpy(at + t * c->max_width, c->x + t * s->D, s->D * sizeof(float));
+}
+
+/* Where stream (kind, g) lies in a layer's row. */
+static size_t skvi_cold_offset(const skv_cold_profile *p, uint32_t layer, int kind, uint32_t g)
+{
+    const skv_layer *l = &p->layers[layer];
+    return kind ? (size_t)l->n_kv_heads * l->head_dim + (size_t)g * p->head_group * l->head_dim_v
+                : (size_t)g * p->head_group * l->head_dim;
+}
+
+/* Integers of a stream from its rows, which become what is left of them, z / step. */
+static skv_result skvi_cold_quantise(skv_cold *c, const skvi_coldstream *s, uint32_t coded,
+                                     uint32_t n, const float *at, int32_t *q)
+{
+    float inv = (float)exp2(-c->step / 64.0);
+    uint32_t t, i;
+    for (t = 0; t < n; t++)
+        for (i = 0; i < s->D; i++)
+            c->refs[t * s->D + i] = at[t * c->max_width + i] - c->x[t * s->D + i];
+    memset(c->y, 0, n * coded * sizeof(float));
+    skvi_gemm_c(n, coded, s->D, c->refs, s->D, s->enc, s->D, c->y, coded);
+    for (i = 0; i < n * coded; i++) {
+        float y = c->y[i] * inv, a = fabsf(y) + SKVI_COLD_ROUND;
+        if (!(a < (float)SKVI_COLD_LARGEST)) return SKV_ERR_RANGE;
+        q[i] = y < 0 ? -(int32_t)a : (int32_t)a;
+    }
+    return SKV_OK;
+}
+
+/* The integers of one stream through the coder: encodes with out set in r, else decodes. */
+static void skvi_cold_code(skv_cold *c, skvi_rangecoder *r, const skvi_coldstream *s,
+                           uint32_t coded, uint32_t n, int32_t *q)
+{
+    skvi_coldmodel *m = &c->model;
+    uint32_t t, i;
+    for (i = 0; i < coded; i++) c->level[i] = s->level[i] - c->step;
+    skvi_cold_expect(m, c->level, coded);
+    for (t = 0; t < n; t++, q += coded) {
+        m->sum = m->expected = 0;
+        if (r->out) for (i = 0; i < coded; i++) skvi_cold_encode_one(r, m, i, q[i]);
+        else for (i = 0; i < coded; i++) q[i] = skvi_cold_decode_one(r, m, i);
+    }
+}
+
+static uint32_t skvi_cold_page_crc(const skv_cold *c, uint32_t layer, const unsigned char *page,
+                                   size_t bytes)
+{
+    uint32_t crc = skvi_crc32(page, 16) * 0x9E3779B1u ^
+                   skvi_crc32(page + SKVI_COLD_HEADER, bytes - SKVI_COLD_HEADER) ^ c->p->crc;
+    if (layer && c->p->depth) crc ^= c->held[(layer - 1) % (c->p->depth + 1)].crc;
+    return crc;
+}
+
+static void skvi_cold_hold(skv_cold *c, uint32_t layer, uint32_t position, uint32_t n, uint32_t crc)
+{
+    uint32_t i = layer % (c->p->depth + 1);
+    c->held[i].layer = layer;
+    c->held[i].position = position;
+    c->held[i].n = n;
+    c->held[i].crc = crc;
+    c->held[i].known = 1;
+}
+
+SKVDEF skv_result skv_cold_encode(skv_cold *c, uint32_t layer, uint32_t position, const skv_span *k,
+                                  const skv_span *v, size_t n, void *page, size_t capacity,
+                                  size_t *bytes)
+{
+    unsigned char *b = (unsigned char *)page;
+    const skv_layer *l;
+    const skvi_coldstream *s;
+    skvi_tokens vk, vv;
+    skvi_rangecoder rc;
+    float *rows;
+    uint32_t g, groups, t, i;
+    int kind;
+    skv_result r;
+    if (!c || !page || !bytes || layer >= c->p->model.n_layers || !n || n > SKVI_P ||
+        capacity < c->most)
+        return SKV_ERR_ARG;
+    l = &c->p->layers[layer];
+    r = skvi_open(&vk, k, l->n_kv_heads, l->head_dim);
+    if (r == SKV_OK) r = skvi_open(&vv, v, l->n_kv_heads, l->head_dim_v);
+    if (r == SKV_OK) r = skvi_check_values(&vk, n, l->n_kv_heads, SKVI_LARGEST);
+    if (r == SKV_OK) r = skvi_check_values(&vv, n, l->n_kv_heads, SKVI_LARGEST);
+    if (r == SKV_OK && !skvi_cold_ready(c, layer, position, (uint32_t)n)) r = SKV_ERR_STATE;
+    if (r != SKV_OK) return r;
+    c->held[layer % (c->p->depth + 1)].known = 0;
+    rows = skvi_cold_slot(c, layer);
+    groups = skvi_groups(l, c->p->head_group);
+    for (t = 0; t < n; t++)
+        skvi_cold_row(l, &c->p->turn[layer], &vk, &vv, t, (double)position + t,
+                      rows + t * c->max_width);
+    skvi_rc_encode_begin(&rc, b + SKVI_COLD_HEADER, capacity - SKVI_COLD_HEADER);
+    skvi_cold_start(&c->model);
+    for (kind = 0; kind < 2; kind++)
+        for (g = 0; g < groups; g++) {
+            float *at = rows + skvi_cold_offset(c->p, layer, kind, g);
+            uint32_t coded;
+            s = &c->p->stream[c->p->first[layer] + (kind ? groups : 0) + g];
+            coded = skvi_cold_coded(s, c->step);
+            for (t = 0; t < n; t++)
+                for (i = 0; i < s->D; i++) at[t * c->max_width + i] -= s->mean[i];
+            skvi_cold_predict(c, layer, kind, g, s, (uint32_t)n);
+            r = skvi_cold_quantise(c, s, coded, (uint32_t)n, at, c->q);
+            if (r != SKV_OK) return r;
+            skvi_cold_code(c, &rc, s, coded, (uint32_t)n, c->q);
+            skvi_cold_restore(c, s, coded, c->q, (uint32_t)n, at);
+        }
+    *bytes = SKVI_COLD_HEADER + skvi_rc_encode_end(&rc);
+    if (rc.full) return SKV_ERR_RANGE;
+    b[0] = 'C';
+    b[1] = 1;
+    b[2] = (unsigned char)n;
+    b[3] = 0;
+    skvi_put16(b + 4, layer);
+    skvi_put16(b + 6, (uint32_t)(c->step + 32768));
+    skvi_put32(b + 8, position);
+    skvi_put32(b + 12, (uint32_t)*bytes);
+    skvi_put32(b + 16, skvi_cold_page_crc(c, layer, b, *bytes));
+    skvi_cold_hold(c, layer, position, (uint32_t)n, skvi_get32(b + 16));
+    return SKV_OK;
+}
+
+/* Held rows of a layer to dense floats, keys turned to position on. */
+static void skvi_cold_out(const skv_cold *c, uint32_t layer, uint32_t position, uint32_t n,
+                          float *k, float *v)
+{
+    const skv_layer *l = &c->p->layers[layer];
+    uint32_t groups = skvi_groups(l, c->p->head_group), g, t, i, h;
+    size_t nk = (size_t)l->n_kv_heads * l->head_dim, nv = (size_t)l->n_kv_heads * l->head_dim_v;
+    int kind;
+    for (kind = 0; kind < 2; kind++) {
+        float *to = kind ? v : k;
+        size_t width = kind ? nv : nk;
+        if (!to) continue;
+        for (g = 0; g < groups; g++) {
+            const skvi_coldstream *s = &c->p->stream[c->p->first[layer] + (kind ? groups : 0) + g];
+            size_t from = skvi_cold_offset(c->p, layer, kind, g), at = from - (kind ? nk : 0);
+            const float *row = skvi_cold_slot(c, layer) + from;
+            for (t = 0; t < n; t++)
+                for (i = 0; i < s->D; i++)
+                    to[t * width + at + i] = row[t * c->max_width + i] + s->mean[i];
+        }
+        for (t = 0; t < n && !kind; t++)
+            for (h = 0; h < l->n_kv_heads; h++)
+                skvi_cold_turn(&c->p->turn[layer], (double)position + t, 0,
+                              to + t * width + h * l->head_dim);
+    }
+}
+
+SKVDEF skv_result skv_cold_rows(skv_cold *c, uint32_t layer, uint32_t position, float *k, float *v)
+{
+    uint32_t i;
+    if (!c || layer >= c->p->model.n_layers) return SKV_ERR_ARG;
+    i = layer % (c->p->depth + 1);
+    if (!c->held[i].known || c->held[i].layer != layer) return SKV_ERR_STATE;
+    skvi_cold_out(c, layer, position == SKV_NONE ? c->held[i].position : position, c->held[i].n, k,
+                  v);
+    return SKV_OK;
+}
+
+static skv_result skvi_cold_check(const skv_cold *c, uint32_t layer, const unsigned char *b,
+                                  size_t bytes)
+{
+    if (bytes < SKVI_COLD_HEADER) return SKV_ERR_TRUNCATED;
+    if (b[0] != 'C') return SKV_ERR_FORMAT;
+    if (b[1] > 1) return SKV_ERR_VERSION;
+    if (b[1] != 1 || !b[2] || b[2] > SKVI_P || b[3]) return SKV_ERR_FORMAT;
+    if (skvi_get32(b + 12) > bytes) return SKV_ERR_TRUNCATED;
+    if (skvi_get32(b + 12) < bytes || skvi_get16(b + 4) != layer) return SKV_ERR_FORMAT;
+    if (!skvi_cold_ready(c, layer, skvi_get32(b + 8), b[2])) return SKV_ERR_STATE;
+    if (skvi_cold_page_crc(c, layer, b, bytes) != skvi_get32(b + 16)) return SKV_ERR_CHECKSUM;
+    return SKV_OK;
+}
+
+SKVDEF skv_result skv_cold_decode(skv_cold *c, uint32_t layer, uint32_t position, const void *page,
+                                  size_t bytes, float *k, float *v, size_t *n)
+{
+    const unsigned char *b = (const unsigned char *)page;
+    const skv_layer *l;
+    skvi_rangecoder rc;
+    uint32_t g, groups, tokens, coded;
+    int32_t own_step;
+    float *rows;
+    int kind;
+    skv_result r;
+    if (!c || !page || !n || layer >= c->p->model.n_layers) return SKV_ERR_ARG;
+    r = skvi_cold_check(c, layer, b, bytes);
+    if (r != SKV_OK) return r;
+    c->held[layer % (c->p->depth + 1)].known = 0;
+    tokens = b[2];
+    own_step = c->step;
+    c->step = (int32_t)skvi_get16(b + 6) - 32768;   /* a page may have another than this coder's */
+    l = &c->p->layers[layer];
+    groups = skvi_groups(l, c->p->head_group);
+    rows = skvi_cold_slot(c, layer);
+    skvi_rc_decode_begin(&rc, b + SKVI_COLD_HEADER, bytes - SKVI_COLD_HEADER);
+    skvi_cold_start(&c->model);
+    for (kind = 0; kind < 2; kind++)
+        for (g = 0; g < groups; g++) {
+            const skvi_coldstream *s = &c->p->stream[c->p->first[layer] + (kind ? groups : 0) + g];
+            coded = skvi_cold_coded(s, c->step);
+            skvi_cold_code(c, &rc, s, coded, tokens, c->q);
+            skvi_cold_predict(c, layer, kind, g, s, tokens);
+            skvi_cold_restore(c, s, coded, c->q, tokens,
+                              rows + skvi_cold_offset(c->p, layer, kind, g));
+        }
+    c->step = own_step;
+    if (rc.at > rc.end + 8) return SKV_ERR_FORMAT;
+    skvi_cold_hold(c, layer, skvi_get32(b + 8), tokens, skvi_get32(b + 16));
+    skvi_cold_out(c, layer, position == SKV_NONE ? skvi_get32(b + 8) : position, tokens, k, v);
+    *n = tokens;
+    return SKV_OK;
 }
 
 #ifdef __cplusplus

@@ -34,7 +34,8 @@ static void make_codec(fuzz_codec *f, size_t number)
     const syn *s = &shapes[number];
     skv_codec_desc d = SKV_ZERO;
     uint32_t layer;
-    f->profile = syn_profile_direct(s, 2, (uint32_t)number + 1);
+    f->profile = syn_profile_turned(s, 2, (uint32_t)number + 1, 1 + number % 2,
+                                    (uint32_t)number * 3);      /* the first does not turn */
     MUST(f->profile);
     d.profile = f->profile;
     d.target.bpe = bpe[number];
@@ -48,8 +49,8 @@ static void make_codec(fuzz_codec *f, size_t number)
         MUST(skv_codec_page_bytes(f->codec, layer, NULL, &most) == SKV_OK);
         f->page[layer] = (unsigned char *)malloc(most);
         MUST(f->page[layer]);
-        MUST(skv_encode(f->codec, layer, &k, &v, n, f->page[layer], most, &f->bytes[layer]) ==
-             SKV_OK);
+        MUST(skv_encode(f->codec, layer, &k, &v, n, 1000 * number, f->page[layer], most,
+                        &f->bytes[layer]) == SKV_OK);
         syn_free(&x);
     }
 }
@@ -67,7 +68,7 @@ static void decode(const fuzz_codec *f, uint32_t layer, const unsigned char *pag
         MUST(n == 999 && k[0] == 4711 && v[0] == 4711);
         return;
     }
-    MUST(bytes >= 8 && n == page[1] && n >= 1 && n <= SKV_PAGE_TOKENS);
+    MUST(bytes >= 12 && n == page[1] && n >= 1 && n <= SKV_PAGE_TOKENS);
     for (i = 0; i < n * f->wk; i++) MUST(skvi_is_finite(k[i]));
     for (i = 0; i < n * f->wv; i++) MUST(skvi_is_finite(v[i]));
     MUST(skv_decode(f->codec, layer, page, bytes, again, NULL, &m) == SKV_OK && m == n);
@@ -85,7 +86,7 @@ static void changed_page(const fuzz_codec *f, uint32_t layer, const uint8_t *dat
     for (i = 0; i + 4 <= size; i += 4) {
         at = (data[i] | (size_t)data[i + 1] << 8) % n;
         if (data[i + 1] & 0x80) at = f->codec->coder.least[layer] + at % 64;    /* the rows */
-        if (data[i + 1] & 0x40) at = at % 16;                                   /* the headers */
+        if (data[i + 1] & 0x40) at = at % 24;                                   /* the headers */
         if (at >= n) continue;
         switch (data[i + 2] % 8) {
         case 0: page[at] = (unsigned char)(page[at] ^ (1u << (data[i + 3] & 7))); break;

@@ -3,8 +3,8 @@
  *
  * Byte 0 of the input are flags: 1 = make the checksums right, 2 = the rest is a list of changes
  * to a built-in blob of two layers (groups of 12 bytes: operation, place in 3 bytes, value in 8),
- * else the rest is the blob itself. The seed in tests/data/fuzz_profile/ is tests/data/
- * profile_v1.skv behind a byte of 1.
+ * else the rest is the blob itself. The seeds in tests/data/fuzz_profile/ are tests/data/
+ * profile_v1.skv and profile_v2.skv behind a byte of 1.
  */
 #include "fuzz.h"
 #define SPECTRAL_KV_IMPLEMENTATION
@@ -35,6 +35,7 @@ static void try_page(const skv_profile *p, const skv_target *t, uint32_t layer, 
     size_t nk = 64 * (size_t)l->n_kv_heads * l->head_dim, least = 0, most = 0, bytes = 0, n = 0;
     size_t nv = 64 * (size_t)l->n_kv_heads * l->head_dim_v, i;
     float *k = (float *)malloc(2 * (nk + nv) * sizeof *k), *v = k + nk;
+    size_t at = how & 128 ? 0xFFFFFFFFu : how * 997u;       /* position */
     skv_codec_desc d = SKV_ZERO;
     skv_codec *c = NULL;
     skv_span sk = skv_f32(k), sv = skv_f32(v);
@@ -46,7 +47,8 @@ static void try_page(const skv_profile *p, const skv_target *t, uint32_t layer, 
         values(k, nk + nv, how);
         MUST(skv_codec_page_bytes(c, layer, &least, &most) == SKV_OK && least <= most);
         page = (unsigned char *)malloc(most);
-        if (page && skv_encode(c, layer, &sk, &sv, 1 + how % 64, page, most, &bytes) == SKV_OK) {
+        if (page &&
+            skv_encode(c, layer, &sk, &sv, 1 + how % 64, at, page, most, &bytes) == SKV_OK) {
             MUST(bytes >= least && bytes <= most);
             MUST(skv_decode(c, layer, page, bytes, v + nv, v + nv + nk, &n) == SKV_OK);
             MUST(n == 1 + how % 64);
@@ -124,13 +126,23 @@ static const uint8_t *built_in(size_t *size)
         skv_layer l[2];
         skv_model m;
         skv_profile *p;
+        float freq[6] = {1, 0.5f, 0.1f, 0.03f, 0.01f, 0.001f};
+        skvi_turn turn[2];
+        skvi_turns turns;
         memset(&m, 0, sizeof m);
+        turns.first = turn;
+        turns.stride = sizeof turn[0];
+        turn[0].style = SKV_ROPE_HALVES;
+        turn[1].style = SKV_ROPE_ADJACENT;
+        turn[0].freq = turn[1].freq = freq;
+        turn[0].pairs = 6;
+        turn[1].pairs = 4;
         l[0] = layer_of(2, 2, 16, 20);
         l[1] = layer_of(6, 3, 17, 16);
         l[1].softcap = 30;
         m.n_layers = 2;
         m.layers = l;
-        p = profile_random(&m, 2, 0.8);
+        p = profile_random_with(&m, 2, 0.8, &turns);
         MUST(p && skv_profile_save(p, NULL, 0, &bytes) == SKV_OK);
         blob = (uint8_t *)malloc(bytes);
         MUST(blob && skv_profile_save(p, blob, bytes, &bytes) == SKV_OK);
@@ -141,7 +153,7 @@ static const uint8_t *built_in(size_t *size)
 }
 
 /* A copy of the built-in blob with 1, 2, 4 or 8 bytes set, or one added to, per group; half of the
-   places are in header, table and description. */
+   places are in header, table and description, half of the others in ROPE. */
 static uint8_t *changed(const uint8_t *body, size_t size, size_t *n)
 {
     const uint8_t *from = built_in(n);
@@ -151,7 +163,8 @@ static uint8_t *changed(const uint8_t *body, size_t size, size_t *n)
     memcpy(b, from, *n);
     for (i = 0; i + GROUP <= size; i += GROUP) {
         at = body[i + 1] | (size_t)body[i + 2] << 8 | (size_t)body[i + 3] << 16;
-        at %= body[i] & 4 ? 80 + 108 + 2 * 28 : *n;
+        if (body[i] & 16) at = *n - 1 - at % 600;               /* ROPE is the end */
+        else at %= body[i] & 4 ? 104 + 108 + 2 * 28 : *n;
         width = (size_t)1 << (body[i] & 3);
         for (k = 0; k < width && at + k < *n; k++)
             b[at + k] = (uint8_t)(body[i] & 8 ? b[at + k] + body[i + 4 + k] : body[i + 4 + k]);

@@ -24,11 +24,12 @@ static inline float hadamard(uint32_t i, uint32_t j)
     return odd ? -1.0f : 1.0f;
 }
 
-/* The golden profile of tests/data/profile_v1.skv: one layer, one head of 16, every number a small
- * integer times a power of two, so that it is exact on every machine.
+/* Fills in the golden profile: one layer, one head of 16, every number a small integer times a
+ * power of two, so that it is exact on every machine.
  *   K: mean[i] = (i - 8) / 8, sd[c] = 2^-c      V: mean[i] = i / 4, sd[c] = 2^-(c / 2) (integer /)
- *   var = sd^2, enc[c][i] = H[c][i] / (4 sd[c]), dec[c][i] = H[c][i] sd[c] / 4, H Hadamard's */
-static inline skv_profile *profile_golden(const skv_allocator *a)
+ *   var = sd^2, enc[c][i] = H[c][i] / (4 sd[c]), dec[c][i] = H[c][i] sd[c] / 4, H Hadamard's
+ *   where keys turn: turn[i] = i + 1 for i < 6, else 0 */
+static inline skv_profile *profile_golden_with(const skvi_turns *turns, const skv_allocator *a)
 {
     skv_model m;
     skv_profile *p = NULL;
@@ -38,7 +39,7 @@ static inline skv_profile *profile_golden(const skv_allocator *a)
     m.layer = layer_of(2, 1, 16, 16);
     m.fingerprint = 0x0123456789ABCDEFu;
     m.name = "golden";
-    if (skvi_profile_new(&p, &m, 1, a) != SKV_OK) return NULL;
+    if (skvi_profile_new(&p, &m, 1, turns, a) != SKV_OK) return NULL;
     p->sinks = 4;
     p->window = 64;
     p->n_tokens = 1000;
@@ -49,6 +50,7 @@ static inline skv_profile *profile_golden(const skv_allocator *a)
             float sd = 1.0f / (float)(1u << (kind ? c / 2 : c));
             s->mean[c] = kind ? (float)c / 4 : ((float)c - 8) / 8;
             s->var[c] = sd * sd;
+            if (s->turn && c < 6) s->turn[c] = (float)c + 1;
             for (i = 0; i < 16; i++) {
                 s->enc[c * 16 + i] = hadamard(c, i) / (4 * sd);
                 s->dec[c * 16 + i] = hadamard(c, i) * sd / 4;
@@ -58,13 +60,34 @@ static inline skv_profile *profile_golden(const skv_allocator *a)
     return p;
 }
 
+/* tests/data/profile_v1.skv */
+static inline skv_profile *profile_golden(const skv_allocator *a)
+{
+    return profile_golden_with(NULL, a);
+}
+
+/* tests/data/profile_v2.skv: three pairs of halves turn by 1, 1/2 and 1/4 */
+static inline skv_profile *profile_golden_turned(const skv_allocator *a)
+{
+    float freq[3] = {1, 0.5f, 0.25f};
+    skvi_turn turn;
+    skvi_turns turns;
+    turn.style = SKV_ROPE_HALVES;
+    turn.pairs = 3;
+    turn.freq = freq;
+    turns.first = &turn;
+    turns.stride = sizeof turn;
+    return profile_golden_with(&turns, a);
+}
+
 /* Spectra that fall by a factor per channel between `steep` and 1, with random heights; enc and
- * dec only scale. Deterministic from test_'s seed. */
-static inline skv_profile *profile_random(const skv_model *m, uint32_t head_group, double steep)
+ * dec only scale. Deterministic from test_'s seed. turns may be NULL. */
+static inline skv_profile *profile_random_with(const skv_model *m, uint32_t head_group,
+                                               double steep, const skvi_turns *turns)
 {
     skv_profile *p = NULL;
     uint32_t i, c;
-    if (skvi_profile_new(&p, m, head_group, NULL) != SKV_OK) return NULL;
+    if (skvi_profile_new(&p, m, head_group, turns, NULL) != SKV_OK) return NULL;
     p->sinks = 4;
     p->window = 64;
     p->n_tokens = 5000;
@@ -74,12 +97,18 @@ static inline skv_profile *profile_random(const skv_model *m, uint32_t head_grou
         for (c = 0; c < s->D; c++, var *= fall + (1 - fall) * test_uniform()) {
             float sd = (float)sqrt(var);
             s->mean[c] = (float)test_normal();
+            if (s->turn) s->turn[c] = (float)test_normal();
             s->var[c] = sd * sd;
             s->enc[(size_t)c * s->D + c] = 1 / sd;
             s->dec[(size_t)c * s->D + c] = sd;
         }
     }
     return p;
+}
+
+static inline skv_profile *profile_random(const skv_model *m, uint32_t head_group, double steep)
+{
+    return profile_random_with(m, head_group, steep, NULL);
 }
 
 static inline skv_target target_bpe(double bpe)

@@ -205,14 +205,25 @@ static inline skv_profile *syn_profile(const syn *s, uint32_t n_layers, uint32_t
 }
 
 /* A profile by formula, without a fit, for big shapes: every head group's latent is a rotation
-   (two reflections) of x - mean, variances fall by `decay` decades from 1. */
-static inline skv_profile *syn_profile_direct(const syn *s, uint32_t n_layers, uint32_t head_group)
+   (two reflections) of x - mean, variances fall by `decay` decades from 1. With pairs, keys turn:
+   frequencies 10000^(-p / pairs), unturned means of random normals times 1 + s->mean. */
+static inline skv_profile *syn_profile_turned(const syn *s, uint32_t n_layers, uint32_t head_group,
+                                              uint32_t style, uint32_t pairs)
 {
     skv_model m = syn_model(s, n_layers);
     skv_profile *p = NULL;
+    skvi_turn turn;
+    skvi_turns turns;
+    float freq[SKV_MAX_HEAD_DIM / 2];
     uint32_t i;
     size_t c, x, D;
-    if (skvi_profile_new(&p, &m, head_group, NULL) != SKV_OK) return NULL;
+    for (i = 0; i < pairs; i++) freq[i] = (float)pow(10000, -(double)i / (double)pairs);
+    turn.style = style;
+    turn.pairs = pairs;
+    turn.freq = freq;
+    turns.first = &turn;
+    turns.stride = 0;               /* the same for every layer */
+    if (skvi_profile_new(&p, &m, head_group, pairs ? &turns : NULL, NULL) != SKV_OK) return NULL;
     p->sinks = 4;
     p->window = 64;
     p->n_tokens = 4096;
@@ -241,9 +252,32 @@ static inline skv_profile *syn_profile_direct(const syn *s, uint32_t n_layers, u
                 t->dec[c * D + x] = (float)(h * sd);
             }
         }
+        for (x = 0; x < D && t->turn; x++) {
+            syn_normals(&st, &na, 1);
+            t->turn[x] = (1 + s->mean) * (float)na;
+        }
         free(a);
     }
     return p;
+}
+
+static inline skv_profile *syn_profile_direct(const syn *s, uint32_t n_layers, uint32_t head_group)
+{
+    return syn_profile_turned(s, n_layers, head_group, 0, 0);
+}
+
+/* x[dim] += sign R(position) mu of one head, in double; freq[pairs]. */
+static inline void syn_turn(uint32_t style, size_t pairs, const float *freq, const float *mu,
+                            double position, double sign, double *x)
+{
+    size_t p;
+    for (p = 0; p < pairs; p++) {
+        size_t i = style == SKV_ROPE_ADJACENT ? 2 * p : p;
+        size_t j = style == SKV_ROPE_ADJACENT ? i + 1 : p + pairs;
+        double angle = position * (double)freq[p], c = sign * cos(angle), s = sign * sin(angle);
+        x[i] += c * (double)mu[i] - s * (double)mu[j];
+        x[j] += s * (double)mu[i] + c * (double)mu[j];
+    }
 }
 
 /* The scores' scale as the library fills it in. */

@@ -95,7 +95,7 @@ static int story_codec(story *s)
     STEP(skv_codec_page_bytes(s->codec, 1, NULL, &most));
     s->page = (unsigned char *)malloc(most);
     if (!s->page) abort();
-    STEP(skv_encode(s->codec, 1, &k, &v, 50, s->page, most, &bytes));
+    STEP(skv_encode(s->codec, 1, &k, &v, 50, 0, s->page, most, &bytes));
     STEP(skv_decode(s->codec, 1, s->page, bytes, s->out, NULL, &n));
     mix(s, s->page, bytes);
     mix(s, s->out, n * 2 * 16 * sizeof(float));

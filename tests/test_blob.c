@@ -2,18 +2,20 @@
  * for ever.
  * cc -std=c99 -O2 -I. tests/test_blob.c -o test_blob -lm
  *
- * tests/data/profile_v1.skv is profile_golden() of profile_build.h as `test_blob --write FILE`
- * saved it with version 1 of the format. Never write it again: a change of the format gets a new
- * version and a new file.
+ * tests/data/profile_v1.skv is profile_golden() of profile_build.h and profile_v2.skv its
+ * profile_golden_turned(), as `test_blob --write FILE` saved them with these versions of the
+ * format. Never write them again: a change of the format gets a new version and a new file.
  */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "profile_build.h"
 #include "synthetic.h"
 
-/* Where things are in a blob with two sections, and in the golden one. */
-enum { TABLE = 32, MODL = 80, LAYERS = MODL + 108, SPEC = LAYERS + 28, VAR_K = SPEC + 64,
-       ENC_K = VAR_K + 64, DEC_K = ENC_K + 1024, STREAM = 128 + 2048, BYTES = SPEC + 2 * STREAM };
+/* Where things are in a blob with three sections, and in the golden one. */
+enum { TABLE = 32, MODL = TABLE + 3 * 24, LAYERS = MODL + 108, SPEC = LAYERS + 28,
+       VAR_K = SPEC + 64, ENC_K = VAR_K + 64, DEC_K = ENC_K + 1024, STREAM = 128 + 2048,
+       ROPE = SPEC + 2 * STREAM, FREQ = ROPE + 8, TURN = FREQ + 12, BYTES = TURN + 64,
+       BYTES_V1 = 80 + 108 + 28 + 2 * STREAM };
 
 typedef struct blob {
     unsigned char *p;
@@ -43,7 +45,7 @@ static blob copy_of(const unsigned char *p, size_t n)
 
 static blob golden(void)
 {
-    skv_profile *p = profile_golden(NULL);
+    skv_profile *p = profile_golden_turned(NULL);
     blob b = save(p);
     skv_profile_free(p);
     CHECK(b.n == BYTES);
@@ -130,6 +132,12 @@ static void check_same(const skv_profile *a, const skv_profile *b)
         CHECK(s->heads == t->heads && s->dim == t->dim && D == t->D);
         CHECK(!memcmp(s->mean, t->mean, 4 * D) && !memcmp(s->var, t->var, 4 * D));
         CHECK(!memcmp(s->enc, t->enc, 4 * D * D) && !memcmp(s->dec, t->dec, 4 * D * D));
+        CHECK(!s->turn == !t->turn && (!s->turn || !memcmp(s->turn, t->turn, 4 * D)));
+    }
+    for (i = 0; i < a->model.n_layers; i++) {
+        const skvi_turn *s = &a->turn[i], *t = &b->turn[i];
+        CHECK(s->style == t->style && s->pairs == t->pairs);
+        CHECK(!s->pairs || (s->freq != t->freq && !memcmp(s->freq, t->freq, 4 * s->pairs)));
     }
     for (i = 0; i < a->model.n_layers; i++)
         for (kind = 0; kind < 2; kind++)
@@ -170,13 +178,21 @@ static void round_trip(skv_profile *p)
     free(b.p);
 }
 
-TEST(round_trip_golden) { round_trip(profile_golden(NULL)); }
+TEST(round_trip_golden)
+{
+    round_trip(profile_golden(NULL));
+    round_trip(profile_golden_turned(NULL));
+}
 
 TEST(round_trip_of_many_layers)
 {
     skv_layer l[3];
     skv_model m;
     skv_profile *p;
+    skvi_turn turn[3];
+    skvi_turns turns;
+    float freq[12];
+    int i;
     memset(&m, 0, sizeof m);
     l[0] = layer_of(4, 2, 24, 17);
     l[1] = layer_of(6, 3, 16, 16);
@@ -188,7 +204,16 @@ TEST(round_trip_of_many_layers)
     m.layers = l;
     m.fingerprint = 0xFEDCBA9876543210u;
     m.name = "sixty-three bytes of a name, which is as long as a name can be!";
-    p = profile_random(&m, 3, 0.9);
+    memset(turn, 0, sizeof turn);               /* keys of the second layer do not turn */
+    turn[0].style = SKV_ROPE_ADJACENT;
+    turn[2].style = SKV_ROPE_HALVES;
+    turn[0].pairs = 12;
+    turn[2].pairs = 1;
+    for (i = 0; i < 12; i++) freq[i] = (float)i - 6;
+    turn[0].freq = turn[2].freq = freq;
+    turns.first = turn;
+    turns.stride = sizeof turn[0];
+    p = profile_random_with(&m, 3, 0.9, &turns);
     p->target.energy = 0.9f;
     p->window = 0xFFFFFFFFu;
     p->n_tokens = 9007199254740992.0;           /* 2^53 */
@@ -209,7 +234,7 @@ TEST(round_trip_of_a_fit)
 
 TEST(sizes)
 {
-    skv_profile *p = profile_golden(NULL);
+    skv_profile *p = profile_golden_turned(NULL);
     unsigned char buf[BYTES + 8];
     size_t n, bytes = 0;
     for (n = 0; n < BYTES; n += n < 300 ? 1 : 97) {
@@ -337,7 +362,7 @@ TEST(trailing_bytes)
 TEST(versions)
 {
     blob b = golden();
-    put(b.p + 8, 2, 4);
+    put(b.p + 8, 3, 4);
     fix(b);
     CHECK(try_load(b.p, b.n, NULL, 0) == SKV_ERR_VERSION);
     put(b.p + 8, 0xFFFFFFFFu, 4);
@@ -447,14 +472,16 @@ TEST(absurd_sizes)
         for (group = 1; group <= 65536; group *= 256) {
             size_t modl = 108 + 28 * (size_t)n_layers;
             blob b = golden(), big;
-            big.n = 80 + modl + 64;
+            big.n = MODL + modl + 64 + (BYTES - ROPE);
             big.p = (unsigned char *)calloc(big.n, 1);
             if (!big.p) abort();
             memcpy(big.p, b.p, LAYERS);
             put(big.p + 16, big.n, 8);
             put(big.p + TABLE + 16, modl, 8);
-            put(big.p + TABLE + 24 + 8, 80 + modl, 8);
+            put(big.p + TABLE + 24 + 8, MODL + modl, 8);
             put(big.p + TABLE + 24 + 16, 64, 8);
+            put(big.p + TABLE + 48 + 8, MODL + modl + 64, 8);
+            put(big.p + TABLE + 48 + 16, BYTES - ROPE, 8);
             put(big.p + MODL, n_layers, 4);
             put(big.p + MODL + 4, group, 4);
             for (i = 0; i < n_layers; i++) {
@@ -465,7 +492,8 @@ TEST(absurd_sizes)
                 put(l + 12, 576, 4);
             }
             fix(big);
-            CHECK(try_load(big.p, big.n, NULL, n_layers * sizeof(skv_layer)) == SKV_ERR_FORMAT);
+            CHECK(try_load(big.p, big.n, NULL, n_layers * (sizeof(skv_layer) + sizeof(skvi_turn)) +
+                           BYTES - ROPE) == SKV_ERR_FORMAT);
             free(big.p);
             free(b.p);
         }
@@ -476,7 +504,8 @@ TEST(numbers_that_are_none)
     static const double bad[] = {NAN, INFINITY, -INFINITY};
     static const size_t at[] = {MODL + 24, MODL + 28, MODL + 32, LAYERS + 20, LAYERS + 24, SPEC,
                                 SPEC + 60, VAR_K, VAR_K + 60, ENC_K, ENC_K + 1020, DEC_K,
-                                DEC_K + 1020, SPEC + STREAM, BYTES - 4};
+                                DEC_K + 1020, SPEC + STREAM, ROPE - 4, FREQ, FREQ + 8, TURN,
+                                TURN + 60};
     size_t i, j;
     for (i = 0; i < 3; i++)
         for (j = 0; j < sizeof at / sizeof at[0]; j++)
@@ -518,12 +547,12 @@ TEST(sections)
     static const uint64_t wild[] = {0xFFFFFFFFu, 0x100000000u, (uint64_t)1 << 63, ~(uint64_t)0,
                                     ~(uint64_t)0 - 79, BYTES, BYTES + 1};
     size_t i, e;
-    for (i = 0; i < 7; i++)
-        for (e = 0; e < 2; e++) {
+    for (i = 0; i < sizeof wild / sizeof wild[0]; i++)
+        for (e = 0; e < 3; e++) {
             CHECK(with_int(TABLE + 24 * e + 8, wild[i], 8) == SKV_ERR_FORMAT);      /* offset */
             CHECK(with_int(TABLE + 24 * e + 16, wild[i], 8) == SKV_ERR_FORMAT);     /* bytes */
         }
-    for (e = 0; e < 2; e++) {
+    for (e = 0; e < 3; e++) {
         CHECK(with_int(TABLE + 24 * e, 'X', 1) == SKV_ERR_FORMAT);                  /* absent */
         CHECK(with_int(TABLE + 24 * e + 16, 0, 8) == SKV_ERR_FORMAT);               /* empty */
         CHECK(with_int(TABLE + 24 * e + 16, 107, 8) == SKV_ERR_FORMAT);
@@ -531,6 +560,7 @@ TEST(sections)
     }
     CHECK(with_int(TABLE + 32, SPEC - 4, 8) == SKV_ERR_FORMAT);     /* SPEC four bytes early */
     CHECK(with_int(12, 0, 4) == SKV_ERR_FORMAT && with_int(12, 1, 4) == SKV_ERR_FORMAT);
+    CHECK(with_int(12, 2, 4) == SKV_ERR_FORMAT);                    /* version 2 without ROPE */
     CHECK(with_int(12, 1025, 4) == SKV_ERR_FORMAT);
     CHECK(with_int(12, 0xFFFFFFFFu, 4) == SKV_ERR_FORMAT);
     CHECK(with_int(16, BYTES - 1, 8) == SKV_ERR_FORMAT);
@@ -539,22 +569,91 @@ TEST(sections)
     CHECK(with_int(16, 0, 8) == SKV_ERR_FORMAT);
 }
 
-/* Spectra with four bytes too many, all sizes and checksums agreeing. */
+/* Spectra with four bytes too many, which are another section's, under a right checksum. */
 TEST(spectra_too_long)
 {
+    CHECK(with_int(TABLE + 24 + 16, ROPE - SPEC + 4, 8) == SKV_ERR_FORMAT);
+    CHECK(with_int(TABLE + 24 + 16, ROPE - SPEC - 4, 8) == SKV_ERR_FORMAT);
+}
+
+/* ---- ROPE ---- */
+
+/* The golden blob with a ROPE section of n bytes in place of its own. */
+static skv_result with_rope(const unsigned char *rope, size_t n)
+{
+    blob b = golden(), c = copy_of(b.p, b.n);
+    skv_result r;
+    c.n = ROPE + n;
+    c.p = (unsigned char *)realloc(c.p, c.n);
+    if (!c.p) abort();
+    if (n) memcpy(c.p + ROPE, rope, n);
+    put(c.p + 16, c.n, 8);
+    put(c.p + TABLE + 48 + 16, n, 8);
+    fix(c);
+    r = try_load(c.p, c.n, NULL, SMALL);
+    free(b.p);
+    free(c.p);
+    return r;
+}
+
+/* style, pairs, freqs of 1, turn of ones for n_turn channels */
+static skv_result with_turn(uint32_t style, uint32_t pairs, uint32_t n_freq, uint32_t n_turn)
+{
+    unsigned char rope[8 + 4 * 64];
+    uint32_t i;
+    put(rope, style, 4);
+    put(rope + 4, pairs, 4);
+    for (i = 0; i < n_freq + n_turn; i++) put_float(rope + 8 + 4 * i, 1);
+    return with_rope(rope, 8 + 4 * ((size_t)n_freq + n_turn));
+}
+
+TEST(rope_sections)
+{
     blob b = golden();
-    b.p = (unsigned char *)realloc(b.p, b.n + 4);
-    if (!b.p) abort();
-    put(b.p + b.n, 0, 4);
-    b.n += 4;
-    put(b.p + 16, b.n, 8);
-    put(b.p + TABLE + 24 + 16, b.n - SPEC, 8);
-    fix(b);
-    CHECK(try_load(b.p, b.n, NULL, SMALL) == SKV_ERR_FORMAT);
+    uint32_t pairs, style;
+    size_t n;
+    for (n = 0; n < BYTES - ROPE; n++) CHECK(with_rope(b.p + ROPE, n) == SKV_ERR_FORMAT);
+    CHECK(with_rope(b.p + ROPE, BYTES - ROPE) == SKV_OK);
+    for (pairs = 1; pairs <= 8; pairs++)
+        for (style = 1; style <= 2; style++) {
+            CHECK(with_turn(style, pairs, pairs, 16) == SKV_OK);
+            CHECK(with_turn(style, pairs, pairs, 15) == SKV_ERR_FORMAT);    /* bytes missing */
+            CHECK(with_turn(style, pairs, pairs, 17) == SKV_ERR_FORMAT);    /* too many */
+            CHECK(with_turn(style, pairs, pairs, 0) == SKV_ERR_FORMAT);
+        }
+    CHECK(with_turn(1, 9, 9, 16) == SKV_ERR_FORMAT);            /* more than half of 16 */
+    CHECK(with_turn(2, 0xFFFFFFFFu, 8, 16) == SKV_ERR_FORMAT);
+    CHECK(with_turn(2, 0x40000003u, 3, 16) == SKV_ERR_FORMAT);  /* 4 pairs: 12 with 32 bits */
+    CHECK(with_turn(0, 0, 0, 0) == SKV_OK);                     /* no turn, and said so */
+    CHECK(with_turn(0, 0, 0, 16) == SKV_ERR_FORMAT);
+    CHECK(with_turn(0, 3, 3, 16) == SKV_ERR_FORMAT);
+    CHECK(with_turn(1, 0, 0, 16) == SKV_ERR_FORMAT && with_turn(2, 0, 0, 0) == SKV_ERR_FORMAT);
+    for (style = 3; style; style <<= 1) CHECK(with_turn(style, 3, 3, 16) == SKV_ERR_FORMAT);
+    CHECK(with_float(FREQ, 10) == SKV_OK && with_float(FREQ, -10) == SKV_OK);
+    CHECK(with_float(FREQ, 10.001) == SKV_ERR_FORMAT && with_float(FREQ, -11) == SKV_ERR_FORMAT);
+    CHECK(with_float(TURN, 1e30) == SKV_OK);                    /* as a mean can be */
     free(b.p);
 }
 
-/* A section with another tag is passed over: room for additions within version 1. */
+/* Version 1 had no ROPE; what is there under its number is read all the same. */
+TEST(version_1_needs_no_rope)
+{
+    blob b = golden();
+    skv_profile *p = NULL;
+    put(b.p + 8, 1, 4);
+    fix(b);
+    CHECK(skv_profile_load(&p, b.p, b.n, NULL, NULL) == SKV_OK && p && p->turn[0].pairs == 3);
+    skv_profile_free(p);
+    p = NULL;
+    memcpy(b.p + TABLE + 48, "XTRA", 4);
+    fix(b);
+    CHECK(skv_profile_load(&p, b.p, b.n, NULL, NULL) == SKV_OK && p && !p->turn[0].pairs);
+    CHECK(p && !p->stream[0].turn && !p->stream[1].turn);
+    skv_profile_free(p);
+    free(b.p);
+}
+
+/* A section with another tag is passed over: room for additions within a version. */
 TEST(unknown_sections_are_passed_over)
 {
     blob b = golden(), c;
@@ -565,12 +664,12 @@ TEST(unknown_sections_are_passed_over)
     memcpy(c.p, b.p, MODL);
     memcpy(c.p + MODL + 24, b.p + MODL, b.n - MODL);
     memcpy(c.p + c.n - 10, "an addition", 10);
-    put(c.p + 12, 3, 4);
+    put(c.p + 12, 4, 4);
     put(c.p + 16, c.n, 8);
-    for (i = 0; i < 2; i++) put(c.p + TABLE + 24 * i + 8, get(b.p + TABLE + 24 * i + 8, 8) + 24, 8);
-    memcpy(c.p + TABLE + 48, "XTRA", 4);
-    put(c.p + TABLE + 56, c.n - 10, 8);
-    put(c.p + TABLE + 64, 10, 8);
+    for (i = 0; i < 3; i++) put(c.p + TABLE + 24 * i + 8, get(b.p + TABLE + 24 * i + 8, 8) + 24, 8);
+    memcpy(c.p + TABLE + 72, "XTRA", 4);
+    put(c.p + TABLE + 80, c.n - 10, 8);
+    put(c.p + TABLE + 88, 10, 8);
     fix(c);
     CHECK(try_load(c.p, c.n, NULL, SMALL) == SKV_OK);
     c.p[c.n - 1] ^= 4;                                  /* but its checksum counts */
@@ -581,13 +680,13 @@ TEST(unknown_sections_are_passed_over)
 
 /* ---- the golden file ---- */
 
-static blob read_golden(void)
+static blob read_golden(const char *name)
 {
     blob b = {NULL, 0};
     char path[1024];
     const char *dir = getenv("SKV_TEST_DATA");
     FILE *f;
-    snprintf(path, sizeof path, "%s/profile_v1.skv", dir ? dir : "tests/data");
+    snprintf(path, sizeof path, "%s/%s", dir ? dir : "tests/data", name);
     f = fopen(path, "rb");
     if (!f) return b;
     b.p = (unsigned char *)malloc(2 * BYTES);
@@ -596,34 +695,61 @@ static blob read_golden(void)
     return b;
 }
 
-TEST(golden_file)
+static void check_golden(const skv_profile *p)
 {
-    blob b = read_golden(), now = golden();
-    skv_profile *p = NULL;
-    const skv_model *m;
+    const skv_model *m = skv_profile_model(p);
     const float *k = NULL, *v = NULL;
     size_t n = 0, c;
-    if (!b.p) {
-        free(now.p);
-        SKIP("no profile_v1.skv: run from the repository's root, or set SKV_TEST_DATA");
+    CHECK(m->n_layers == 1 && m->layer.n_q_heads == 2 && m->layer.n_kv_heads == 1);
+    CHECK(m->layer.head_dim == 16 && m->layer.head_dim_v == 16 && m->layer.scale == 0.25f);
+    CHECK(m->fingerprint == 0x0123456789ABCDEFu && !strcmp(m->name, "golden"));
+    CHECK(p->target.bpe == 3 && p->n_tokens == 1000 && p->sinks == 4 && p->window == 64);
+    CHECK(skv_profile_spectrum(p, 0, SKV_K, 0, &k, &n) == SKV_OK && n == 16);
+    CHECK(skv_profile_spectrum(p, 0, SKV_V, 0, &v, &n) == SKV_OK && n == 16);
+    for (c = 0; c < 16; c++) {
+        CHECK((double)k[c] == pow(0.25, (double)c));        /* 1, 1/4, 1/16 .. */
+        CHECK((double)v[c] == pow(0.25, (double)(c / 2)));  /* 1, 1, 1/4, 1/4 .. */
     }
-    CHECK(b.n == BYTES && crc(b.p, b.n) == 0x569B27D5u);
+    CHECK(p->stream[0].mean[0] == -1 && p->stream[1].mean[15] == 3.75f);
+    CHECK(p->stream[0].enc[16] == 0.5f && p->stream[0].enc[17] == -0.5f);
+    CHECK(p->stream[0].dec[16] == 0.125f && p->stream[1].dec[255] == 0.25f / 128);
+    CHECK(!p->stream[1].turn);
+}
+
+TEST(golden_file_of_version_1)
+{
+    blob b = read_golden("profile_v1.skv");
+    skv_profile *p = NULL, *now;
+    if (!b.p) SKIP("no profile_v1.skv: run from the repository's root, or set SKV_TEST_DATA");
+    now = profile_golden(NULL);
+    CHECK(b.n == BYTES_V1 && crc(b.p, b.n) == 0x569B27D5u);
     CHECK(skv_profile_load(&p, b.p, b.n, NULL, NULL) == SKV_OK);
     if (p) {
-        m = skv_profile_model(p);
-        CHECK(m->n_layers == 1 && m->layer.n_q_heads == 2 && m->layer.n_kv_heads == 1);
-        CHECK(m->layer.head_dim == 16 && m->layer.head_dim_v == 16 && m->layer.scale == 0.25f);
-        CHECK(m->fingerprint == 0x0123456789ABCDEFu && !strcmp(m->name, "golden"));
-        CHECK(p->target.bpe == 3 && p->n_tokens == 1000 && p->sinks == 4 && p->window == 64);
-        CHECK(skv_profile_spectrum(p, 0, SKV_K, 0, &k, &n) == SKV_OK && n == 16);
-        CHECK(skv_profile_spectrum(p, 0, SKV_V, 0, &v, &n) == SKV_OK && n == 16);
-        for (c = 0; c < 16; c++) {
-            CHECK((double)k[c] == pow(0.25, (double)c));        /* 1, 1/4, 1/16 .. */
-            CHECK((double)v[c] == pow(0.25, (double)(c / 2)));  /* 1, 1, 1/4, 1/4 .. */
-        }
-        CHECK(p->stream[0].mean[0] == -1 && p->stream[1].mean[15] == 3.75f);
-        CHECK(p->stream[0].enc[16] == 0.5f && p->stream[0].enc[17] == -0.5f);
-        CHECK(p->stream[0].dec[16] == 0.125f && p->stream[1].dec[255] == 0.25f / 128);
+        check_golden(p);
+        check_same(p, now);
+        CHECK(!p->stream[0].turn && !p->turn[0].pairs && !p->turn[0].style);
+    }
+    skv_profile_free(p);
+    skv_profile_free(now);
+    free(b.p);
+}
+
+TEST(golden_file)
+{
+    blob b = read_golden("profile_v2.skv"), now;
+    skv_profile *p = NULL;
+    int i;
+    if (!b.p) SKIP("no profile_v2.skv: run from the repository's root, or set SKV_TEST_DATA");
+    now = golden();
+    CHECK(b.n == BYTES && crc(b.p, b.n) == 0x67F7BD06u);
+    CHECK(skv_profile_load(&p, b.p, b.n, NULL, NULL) == SKV_OK);
+    if (p) {
+        check_golden(p);
+        CHECK(p->turn[0].style == SKV_ROPE_HALVES && p->turn[0].pairs == 3);
+        CHECK(p->turn[0].freq[0] == 1 && p->turn[0].freq[1] == 0.5f);
+        CHECK(p->turn[0].freq[2] == 0.25f && p->stream[0].turn != NULL);
+        for (i = 0; i < 16 && p->stream[0].turn; i++)
+            CHECK(p->stream[0].turn[i] == (i < 6 ? (float)i + 1 : 0));
     }
     CHECK(now.n == b.n && !memcmp(now.p, b.p, b.n));            /* and it is still written so */
     skv_profile_free(p);
@@ -665,6 +791,9 @@ int main(int argc, char **argv)
     RUN(sections);
     RUN(spectra_too_long);
     RUN(unknown_sections_are_passed_over);
+    RUN(rope_sections);
+    RUN(version_1_needs_no_rope);
+    RUN(golden_file_of_version_1);
     RUN(golden_file);
     return TEST_END();
 }

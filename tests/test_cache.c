@@ -295,6 +295,9 @@ static skv_profile *case_profile(const packed_case *p, size_t number, uint32_t l
     s->outliers = p->outlier_tokens;
     if (layers == 1 && (number == 1 || number == 4 || number == 5))
         return syn_profile(&model, layers, p->head_group, 1, 260);
+    if (number % 3 == 2)                            /* and some with keys that turn */
+        return syn_profile_turned(&model, layers, p->head_group, 1 + number % 2,
+                                  p->shape.head_dim / 2 - (uint32_t)number % 4);
     return syn_profile_direct(&model, layers, p->head_group);
 }
 
@@ -1011,16 +1014,16 @@ TEST(memory_of_exactly_the_size)
 TEST(memory_with_outliers_in_every_page)
 {
     enum { N = 64 * 130 };
-    syn s = {{1, 1, 16, 0, 0, 0, 0}, 97, 1.0f, 2.0f, 0, 1};
+    syn s = {{1, 1, 16, 19, 0, 0, 0}, 97, 1.0f, 2.0f, 0, 1};
     skv_profile *p = syn_profile_direct(&s, 1, 1);
     syn_data x = syn_make(&s, 0, 1, N);
     size_t i, j;
     int done = 0;
     float bpe;
     for (i = 0; i < N; i += 16)                     /* four huge tokens in every page */
-        for (j = 0; j < 16; j++) {
-            x.k[i * 16 + j] *= 30;
-            x.v[i * 16 + j] *= 30;
+        for (j = 0; j < 19; j++) {
+            if (j < 16) x.k[i * 16 + j] *= 30;
+            x.v[i * 19 + j] *= 30;
         }
     for (bpe = 3; bpe < 7 && done < 5; bpe += 0.02f) {
         skv_cache_desc d = SKV_ZERO;

@@ -30,12 +30,35 @@ typedef struct ref_sub {
     size_t rows;
 } ref_sub;
 
-static size_t ref_width(const skvi_plan *plan, size_t channel)
+/* Half bits of a channel, by the plan's counts from the richest mode down. */
+static size_t ref_half_bits(const skvi_plan *plan, size_t channel)
 {
-    size_t w, end = 0;
-    for (w = SKV_MAX_BITS; w; w--)
-        if (channel < (end += plan->n[w])) return w;
+    static const size_t half[SKVI_MODES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16};
+    size_t m, end = 0;
+    for (m = SKVI_MODES - 1; m; m--)
+        if (channel < (end += plan->n[m])) return half[m];
     return 0;
+}
+
+/* Level of token t: trellis codes by their windows on the circle of 32 h bits, scalar codes one
+   after the other. */
+static double ref_level(const unsigned char *codes, size_t h, size_t t)
+{
+    static const size_t first_table[9] = {0, 0, 2, 3, 5, 6, 8, 9, 11};
+    size_t bits = 32 * h, end = (t + 1) * h / 2, i;
+    unsigned w = 0;
+    if (h > 8) {
+        for (i = 0; i < h / 2; i++, end++)
+            w |= ((unsigned)codes[(end - h / 2) / 8] >> (end - h / 2) % 8 & 1u) << i;
+        return (double)skvi_level((uint32_t)h / 2, w) * (double)skvi_unit[h / 2];
+    }
+    for (i = 0; i < 8; i++) {
+        size_t at = (end + bits - 8 + i) % bits;
+        w |= ((unsigned)codes[at / 8] >> at % 8 & 1u) << i;
+    }
+    i = first_table[h] + (h & t & 1);
+    return (w < 128 ? skvi_trellis[i][w] : -skvi_trellis[i][255 - w]) *
+           (double)skvi_trellis_unit[h];
 }
 
 static unsigned ref_u16(const unsigned char *p) { return p[0] + 256u * p[1]; }
@@ -54,12 +77,13 @@ static void ref_read(const skv_codec *c, uint32_t layer, size_t local, const uns
     const skv_profile *p = c->coder.profile;
     const skvi_plan *plans = c->coder.plan + p->first[layer];
     const skvi_stream *streams = p->stream + p->first[layer];
-    size_t n_streams = p->first[layer + 1] - p->first[layer], i, ch, t, b, at = 8, left;
+    size_t n_streams = p->first[layer + 1] - p->first[layer], i, ch, t, at = 12, left, coded;
     const unsigned char *sub = page, *codes;
     for (i = 0; i < n_streams; i++) {
-        size_t bytes = 4;
-        for (ch = 0; ch < streams[i].D; ch++)
-            bytes += ref_width(&plans[i], ch) ? 1 + 8 * ref_width(&plans[i], ch) : 0;
+        size_t bytes = 5;
+        for (ch = 0; ch < streams[i].D && ref_half_bits(&plans[i], ch); ch++)
+            bytes += 4 * ref_half_bits(&plans[i], ch);
+        bytes += (ch + 1) / 2;
         if (i == local) {
             sub = page + at;
             r->bytes = bytes;
@@ -71,17 +95,13 @@ static void ref_read(const skv_codec *c, uint32_t layer, size_t local, const uns
     if (!r->u) abort();
     r->largest = (double)skvi_from_bf16((uint16_t)ref_u16(sub));
     r->rms = (double)skvi_from_bf16((uint16_t)ref_u16(sub + 2));
-    for (ch = 0; ch < r->D && ref_width(&plans[local], ch); ch++) continue;
-    for (codes = sub + 4 + ch, ch = 0; ch < r->D; ch++) {
-        size_t w = ref_width(&plans[local], ch);
-        double scale = w ? ldexp(1 + (sub[4 + ch] & 7) / 8.0, (sub[4 + ch] >> 3) - 16) : 0;
-        for (t = 0; w && t < TOKENS; t++) {
-            uint32_t code = 0;
-            for (b = 0; b < w; b++)
-                code |= (uint32_t)(codes[(t * w + b) / 8] >> ((t * w + b) % 8) & 1) << b;
-            r->u[t * r->D + ch] = skvi_level((uint32_t)w, code) * (double)skvi_unit[w] * scale;
-        }
-        codes += 8 * w;
+    for (coded = 0; coded < r->D && ref_half_bits(&plans[local], coded); coded++) continue;
+    for (codes = sub + 5 + (coded + 1) / 2, ch = 0; ch < coded; ch++) {
+        size_t h = ref_half_bits(&plans[local], ch);
+        int nibble = ch % 2 ? sub[5 + ch / 2] >> 4 : sub[5 + ch / 2] & 15;
+        double scale = pow(2, (sub[4] + nibble) / 4.0 - 32);
+        for (t = 0; t < TOKENS; t++) r->u[t * r->D + ch] = scale * ref_level(codes, h, t);
+        codes += 4 * h;
     }
     for (r->rows = 0, left = ref_u16(page + 2); left; left--) {
         size_t number = page[at] + 256u * (page[at + 1] >> 6), D = streams[number].D;
@@ -93,23 +113,38 @@ static void ref_read(const skv_codec *c, uint32_t layer, size_t local, const uns
     CHECK(at == skvi_get32(page + 4));
 }
 
+/* What a token at a position has beside its latents: the mean, and the turned one of keys. */
+static void ref_mean(const skv_profile *p, uint32_t layer, const skvi_stream *s, double position,
+                     double *mean)
+{
+    const skvi_turn *r = &p->turn[layer];
+    size_t i, h;
+    for (i = 0; i < s->D; i++) mean[i] = (double)s->mean[i];
+    for (h = 0; h < s->heads && s->turn; h++)
+        syn_turn(r->style, r->pairs, r->freq, s->turn + h * s->dim, position, 1,
+                 mean + h * s->dim);
+}
+
 /* One stream of a page: rows against skv_decode's, residual norms against the true ones. */
 static void check_stream(const skv_codec *c, uint32_t layer, size_t local, const float *x,
-                         const float *decoded, size_t n, const unsigned char *page)
+                         const float *decoded, size_t n, size_t first_pos,
+                         const unsigned char *page)
 {
     const skv_profile *p = c->coder.profile;
     size_t n_streams = p->first[layer + 1] - p->first[layer], g = local % (n_streams / 2);
     const skvi_stream *s = p->stream + p->first[layer] + local;
     size_t D = s->D, all = (size_t)p->layers[layer].n_kv_heads * s->dim, t, ch, i;
     size_t first = g * p->head_group * s->dim;
-    double largest = 0, sum = 0, size = 0;
+    double largest = 0, sum = 0, size = 0, *mean = (double *)malloc(D * sizeof *mean);
     ref_sub r;
+    if (!mean) abort();
     ref_read(c, layer, local, page, &r);
     CHECK(r.D == D && r.bytes == c->coder.plan[p->first[layer] + local].bytes);
     for (t = 0; t < n; t++) {
         double e = 0, zz = 0;
+        ref_mean(p, layer, s, (double)(first_pos + t), mean);
         for (i = 0; i < D; i++) {
-            double want = (double)s->mean[i], tol = fabs(want);
+            double want = mean[i], tol = fabs(want);
             for (ch = 0; ch < D; ch++) {
                 double term = r.u[t * D + ch] * (double)s->dec[ch * D + i];
                 want += term;
@@ -120,8 +155,7 @@ static void check_stream(const skv_codec *c, uint32_t layer, size_t local, const
         for (ch = 0; ch < D; ch++) {
             double u = 0, sd = sqrt((double)s->var[ch]);
             for (i = 0; i < D; i++)
-                u += (double)s->enc[ch * D + i] *
-                     ((double)x[t * all + first + i] - (double)s->mean[i]);
+                u += (double)s->enc[ch * D + i] * ((double)x[t * all + first + i] - mean[i]);
             e += sd * sd * (u - r.u[t * D + ch]) * (u - r.u[t * D + ch]);
             zz += sd * sd * u * u;
         }
@@ -134,11 +168,13 @@ static void check_stream(const skv_codec *c, uint32_t layer, size_t local, const
     CHECK(r.largest <= 1.01 * sqrt(largest) + 1e-6 * sqrt(size));      /* and not loose */
     CHECK(r.rms <= 1.01 * sqrt(sum / (double)n) + 1e-6 * sqrt(size));
     free(r.u);
+    free(mean);
 }
 
-/* Encodes, checks everything that can be known about the page; returns its size. */
-static size_t check_page(skv_codec *c, uint32_t layer, const float *k, const float *v, size_t n,
-                         unsigned char *page)
+/* Encodes tokens from a position on, checks everything that can be known about the page; returns
+   its size. */
+static size_t check_page_at(skv_codec *c, uint32_t layer, const float *k, const float *v, size_t n,
+                            size_t first, unsigned char *page)
 {
     const skv_profile *p = c->coder.profile;
     const skv_layer *l = &p->layers[layer];
@@ -151,19 +187,27 @@ static size_t check_page(skv_codec *c, uint32_t layer, const float *k, const flo
     dk[n * wk] = dv[n * wv] = 12345.0f;
     CHECK(skv_codec_page_bytes(c, layer, &least, &most) == SKV_OK && least <= most);
     memset(page, 0x5A, most + GUARD);
-    CHECK(skv_encode(c, layer, &sk, &sv, n, page, most, &bytes) == SKV_OK);
+    CHECK(skv_encode(c, layer, &sk, &sv, n, first, page, most, &bytes) == SKV_OK);
     CHECK(bytes >= least && bytes <= most);
     for (i = bytes; i < most + GUARD; i++) CHECK(page[i] == 0x5A);
-    CHECK(page[0] == 1 && page[1] == n && skvi_get32(page + 4) == bytes);
+    CHECK(page[0] == 2 && page[1] == n && skvi_get32(page + 4) == bytes);
+    CHECK(skvi_get32(page + 8) == first);
     CHECK((ref_u16(page + 2) == 0) == (bytes == least));
     CHECK(skv_decode(c, layer, page, bytes, dk, dv, &got) == SKV_OK && got == n);
     CHECK(dk[n * wk] == 12345.0f && dv[n * wv] == 12345.0f);
     streams = p->first[layer + 1] - p->first[layer];
     for (i = 0; i < streams; i++)
-        check_stream(c, layer, i, i < streams / 2 ? k : v, i < streams / 2 ? dk : dv, n, page);
+        check_stream(c, layer, i, i < streams / 2 ? k : v, i < streams / 2 ? dk : dv, n, first,
+                     page);
     free(dk);
     free(dv);
     return bytes;
+}
+
+static size_t check_page(skv_codec *c, uint32_t layer, const float *k, const float *v, size_t n,
+                         unsigned char *page)
+{
+    return check_page_at(c, layer, k, v, n, 0, page);
 }
 
 static unsigned char *page_room(const skv_codec *c, uint32_t layer)
@@ -191,7 +235,7 @@ static double page_error(skv_codec *c, const syn_data *x, double *raw_k, double 
     skv_span sk = skv_f32(x->k), sv = skv_f32(x->v);
     double error = 0;
     (void)skv_codec_page_bytes(c, 0, NULL, &most);
-    CHECK(skv_encode(c, 0, &sk, &sv, TOKENS, page, most, bytes) == SKV_OK);
+    CHECK(skv_encode(c, 0, &sk, &sv, TOKENS, 0, page, most, bytes) == SKV_OK);
     CHECK(skv_decode(c, 0, page, *bytes, k, v, &n) == SKV_OK);
     *raw_k = syn_relative_error(k, x->k, TOKENS * wk);
     *raw_v = syn_relative_error(v, x->v, TOKENS * wv);
@@ -446,7 +490,7 @@ static void encode_same(skv_codec *c, const skv_span *k, const skv_span *v, cons
     unsigned char *page = page_room(c, 0);
     size_t most = 0, bytes = 0;
     (void)skv_codec_page_bytes(c, 0, NULL, &most);
-    CHECK(skv_encode(c, 0, k, v, TOKENS, page, most, &bytes) == SKV_OK);
+    CHECK(skv_encode(c, 0, k, v, TOKENS, 0, page, most, &bytes) == SKV_OK);
     CHECK(bytes == want_bytes && !memcmp(page, want, bytes));
     free(page);
 }
@@ -583,19 +627,19 @@ TEST(arguments_of_encode_and_decode)
     CHECK(skv_codec_page_bytes(c, 0, NULL, NULL) == SKV_OK);
     CHECK(skv_codec_page_bytes(c, 0, NULL, &most) == SKV_OK);
     memset(page, 0x77, most);
-    CHECK(skv_encode(NULL, 0, &k, &v, 64, page, most, &bytes) == SKV_ERR_ARG);
-    CHECK(skv_encode(c, 1, &k, &v, 64, page, most, &bytes) == SKV_ERR_ARG);
-    CHECK(skv_encode(c, 0, NULL, &v, 64, page, most, &bytes) == SKV_ERR_ARG);
-    CHECK(skv_encode(c, 0, &k, NULL, 64, page, most, &bytes) == SKV_ERR_ARG);
-    CHECK(skv_encode(c, 0, &none, &v, 64, page, most, &bytes) == SKV_ERR_ARG);
-    CHECK(skv_encode(c, 0, &odd, &v, 64, page, most, &bytes) == SKV_ERR_ARG);
-    CHECK(skv_encode(c, 0, &k, &v, 0, page, most, &bytes) == SKV_ERR_ARG);
-    CHECK(skv_encode(c, 0, &k, &v, 65, page, most, &bytes) == SKV_ERR_ARG);
-    CHECK(skv_encode(c, 0, &k, &v, 64, NULL, most, &bytes) == SKV_ERR_ARG);
-    CHECK(skv_encode(c, 0, &k, &v, 64, page, most, NULL) == SKV_ERR_ARG);
-    CHECK(skv_encode(c, 0, &k, &v, 64, page, most - 1, &bytes) == SKV_ERR_ARG);
+    CHECK(skv_encode(NULL, 0, &k, &v, 64, 0, page, most, &bytes) == SKV_ERR_ARG);
+    CHECK(skv_encode(c, 1, &k, &v, 64, 0, page, most, &bytes) == SKV_ERR_ARG);
+    CHECK(skv_encode(c, 0, NULL, &v, 64, 0, page, most, &bytes) == SKV_ERR_ARG);
+    CHECK(skv_encode(c, 0, &k, NULL, 64, 0, page, most, &bytes) == SKV_ERR_ARG);
+    CHECK(skv_encode(c, 0, &none, &v, 64, 0, page, most, &bytes) == SKV_ERR_ARG);
+    CHECK(skv_encode(c, 0, &odd, &v, 64, 0, page, most, &bytes) == SKV_ERR_ARG);
+    CHECK(skv_encode(c, 0, &k, &v, 0, 0, page, most, &bytes) == SKV_ERR_ARG);
+    CHECK(skv_encode(c, 0, &k, &v, 65, 0, page, most, &bytes) == SKV_ERR_ARG);
+    CHECK(skv_encode(c, 0, &k, &v, 64, 0, NULL, most, &bytes) == SKV_ERR_ARG);
+    CHECK(skv_encode(c, 0, &k, &v, 64, 0, page, most, NULL) == SKV_ERR_ARG);
+    CHECK(skv_encode(c, 0, &k, &v, 64, 0, page, most - 1, &bytes) == SKV_ERR_ARG);
     CHECK(bytes == 99 && page[0] == 0x77 && page[most - 1] == 0x77);
-    CHECK(skv_encode(c, 0, &k, &v, 64, page, most, &bytes) == SKV_OK);
+    CHECK(skv_encode(c, 0, &k, &v, 64, 0, page, most, &bytes) == SKV_OK);
     CHECK(skv_decode(NULL, 0, page, bytes, x.k, x.v, &n) == SKV_ERR_ARG);
     CHECK(skv_decode(c, 1, page, bytes, x.k, x.v, &n) == SKV_ERR_ARG);
     CHECK(skv_decode(c, 0, NULL, bytes, x.k, x.v, &n) == SKV_ERR_ARG);
@@ -620,18 +664,18 @@ TEST(no_infinity_no_nan)
     size_t most = 0, bytes = 0, got = 0, i, n = TOKENS * 32 + TOKENS * 48;
     static const float bad[3] = {NAN, INFINITY, -INFINITY};
     (void)skv_codec_page_bytes(c, 0, NULL, &most);
-    CHECK(skv_encode(c, 0, &k, &v, TOKENS, page, most, &bytes) == SKV_OK);
+    CHECK(skv_encode(c, 0, &k, &v, TOKENS, 0, page, most, &bytes) == SKV_OK);
     memset(again, 0x31, most);
     for (i = 0; i < n; i += 1 + i % 7) {            /* anywhere */
         float *at = i < TOKENS * 32 ? x.k + i : x.v + (i - TOKENS * 32), old = *at;
         *at = bad[i % 3];
-        CHECK(skv_encode(c, 0, &k, &v, TOKENS, again, most, &got) == SKV_ERR_NOT_FINITE);
+        CHECK(skv_encode(c, 0, &k, &v, TOKENS, 0, again, most, &got) == SKV_ERR_NOT_FINITE);
         *at = i % 2 ? 1.01e9f : -3e38f;
-        CHECK(skv_encode(c, 0, &k, &v, TOKENS, again, most, &got) == SKV_ERR_RANGE);
+        CHECK(skv_encode(c, 0, &k, &v, TOKENS, 0, again, most, &got) == SKV_ERR_RANGE);
         *at = old;
         CHECK(again[0] == 0x31 && got == 0);
     }
-    CHECK(skv_encode(c, 0, &k, &v, TOKENS, again, most, &got) == SKV_OK);
+    CHECK(skv_encode(c, 0, &k, &v, TOKENS, 0, again, most, &got) == SKV_OK);
     CHECK(got == bytes && !memcmp(page, again, bytes));
     free(page);
     free(again);
@@ -656,13 +700,13 @@ TEST(huge_values)
         skv_result r;
         for (i = 0; i < TOKENS * 32; i++) x.k[i] = (i % 3 ? 1 : -1) * size;
         for (i = 0; i < TOKENS * 48; i++) x.v[i] *= size * 0.1f * 0.2f;
-        r = skv_encode(c, 0, &sk, &sv, TOKENS, page, most, &bytes);
+        r = skv_encode(c, 0, &sk, &sv, TOKENS, 0, page, most, &bytes);
         CHECK(r == (size < 1.1e9f ? SKV_OK : SKV_ERR_RANGE));
         if (r == SKV_OK) {
             CHECK(skv_decode(c, 0, page, bytes, k, v, &n) == SKV_OK);
             for (i = 0; i < TOKENS * 32; i++) CHECK(skvi_is_finite(k[i]));
             for (i = 0; i < TOKENS * 48; i++) CHECK(skvi_is_finite(v[i]));
-            CHECK(skvi_from_bf16(skvi_get16(page + 8)) > 0.01f * size);     /* the error is known */
+            CHECK(skvi_from_bf16(skvi_get16(page + 12)) > 0.01f * size);    /* the error is known */
         }
         syn_free(&x);
     }
@@ -747,8 +791,8 @@ TEST(corruptions_have_their_code)
 {
     damaged *d = damaged_new();
     size_t row = d->least, low = d->bytes & 255u;
-    CHECK(damaged_with(d, 0, 0) == SKV_ERR_FORMAT);
-    CHECK(damaged_with(d, 0, 2) == SKV_ERR_VERSION && damaged_with(d, 0, 255) == SKV_ERR_VERSION);
+    CHECK(damaged_with(d, 0, 0) == SKV_ERR_FORMAT && damaged_with(d, 0, 1) == SKV_ERR_FORMAT);
+    CHECK(damaged_with(d, 0, 3) == SKV_ERR_VERSION && damaged_with(d, 0, 255) == SKV_ERR_VERSION);
     CHECK(damaged_with(d, 1, 0) == SKV_ERR_FORMAT && damaged_with(d, 1, 65) == SKV_ERR_FORMAT);
     CHECK(damaged_with(d, 2, (unsigned char)(d->page[2] + 1)) == SKV_ERR_FORMAT);
     CHECK(damaged_with(d, 2, (unsigned char)(d->page[2] - 1)) == SKV_ERR_FORMAT);
@@ -769,9 +813,9 @@ TEST(corruptions_have_their_code)
 TEST(norms_from_outside_are_checked)
 {
     damaged *d = damaged_new();
-    CHECK(damaged_with(d, 9, 0xFF) == SKV_ERR_FORMAT);              /* bf16 -NaN */
-    CHECK(damaged_with(d, 9, 0xBF) == SKV_ERR_FORMAT);              /* negative */
-    CHECK(damaged_with(d, 11, 0xBF) == SKV_ERR_FORMAT);
+    CHECK(damaged_with(d, 13, 0xFF) == SKV_ERR_FORMAT);             /* bf16 -NaN */
+    CHECK(damaged_with(d, 13, 0xBF) == SKV_ERR_FORMAT);             /* negative */
+    CHECK(damaged_with(d, 15, 0xBF) == SKV_ERR_FORMAT);
     damaged_free(d);
 }
 
@@ -796,31 +840,170 @@ TEST(random_flips_never_crash)
     damaged_free(d);
 }
 
+/* --- positions ---------------------------------------------------------------------------- */
+
+/* Keys at a position go through R(position) mu: every style, partial rotation, joint groups, far
+   positions, outliers. check_page_at has the formula in double. */
+TEST(turned_keys_at_positions)
+{
+    static const uint32_t shape[][6] = {    /* n_kv, d, dv, head group, style, pairs */
+        {1, 16, 16, 1, SKV_ROPE_ADJACENT, 8}, {3, 20, 16, 2, SKV_ROPE_HALVES, 10},
+        {2, 33, 24, 2, SKV_ROPE_HALVES, 5}, {3, 17, 16, 3, SKV_ROPE_ADJACENT, 3}};
+    static const size_t first[] = {0, 1, 64 * 500 + 4, 1000003};
+    size_t i, j;
+    for (i = 0; i < sizeof shape / sizeof shape[0]; i++) {
+        syn s = {{shape[i][0], shape[i][0], shape[i][1], shape[i][2], 0, 0, 0}, 30 + i, 1.0f, 2.0f,
+                 0.04f, 15};
+        skv_profile *p = syn_profile_turned(&s, 2, shape[i][3], shape[i][4], shape[i][5]);
+        skv_codec *c = codec_new(p, 3, 0);
+        unsigned char *page = page_room(c, 1);
+        syn_data x = syn_make(&s, 1, 1, TOKENS);
+        for (j = 0; j < sizeof first / sizeof first[0]; j++)
+            check_page_at(c, 1, x.k, x.v, j == 1 ? 37 : TOKENS, first[j], page);
+        free(page);
+        skv_codec_free(c);
+        syn_free(&x);
+        skv_profile_free(p);
+    }
+}
+
+/* Keys that are their turned mean and nothing else come back by their position alone, as they were;
+   read as if they stood elsewhere they do not. */
+TEST(position_of_a_page_counts)
+{
+    enum { FIRST = 64 * 500 };
+    syn s = {{1, 1, 32, 16, 0, 0, 0}, 40, 1.0f, 2.0f, 0, 1};
+    skv_profile *p = syn_profile_turned(&s, 1, 1, SKV_ROPE_HALVES, 16);
+    skv_codec *c = codec_new(p, 3, -1);
+    unsigned char *page = page_room(c, 0);
+    syn_data x = syn_make(&s, 0, 1, TOKENS);
+    skv_span k = skv_f32(x.k), v = skv_f32(x.v);
+    float got[TOKENS * 32];
+    double mean[32], size = 0, e = 0;
+    size_t most = 0, bytes = 0, n = 0, t, i;
+    for (t = 0; t < TOKENS; t++) {
+        ref_mean(p, 0, &p->stream[0], (double)(FIRST + t), mean);
+        for (i = 0; i < 32; i++) x.k[t * 32 + i] = (float)mean[i];
+        for (i = 0; i < 32; i++) size += mean[i] * mean[i] / (TOKENS * 32);
+    }
+    (void)skv_codec_page_bytes(c, 0, NULL, &most);
+    CHECK(skv_encode(c, 0, &k, &v, TOKENS, FIRST, page, most, &bytes) == SKV_OK);
+    CHECK(skv_decode(c, 0, page, bytes, got, NULL, &n) == SKV_OK && n == TOKENS);
+    for (i = 0; i < TOKENS * 32; i++) CHECK_NEAR(got[i], x.k[i], 1e-5 * sqrt(size));
+    skvi_put32(page + 8, FIRST + 1);
+    CHECK(skv_decode(c, 0, page, bytes, got, NULL, &n) == SKV_OK);
+    for (i = 0; i < TOKENS * 32; i++) e += fabs((double)got[i] - (double)x.k[i]) / (TOKENS * 32);
+    CHECK(e > 0.05 * sqrt(size));
+    CHECK(skv_encode(c, 0, &k, &v, TOKENS, 0xFFFFFFFFu, page, most, &bytes) == SKV_OK);
+    CHECK(skvi_get32(page + 8) == 0xFFFFFFFFu);
+    CHECK(skv_decode(c, 0, page, bytes, got, NULL, &n) == SKV_OK && skvi_is_finite(got[0]));
+    if ((uint64_t)(size_t)-1 > 0xFFFFFFFFu) {
+        bytes = 7;
+        CHECK(skv_encode(c, 0, &k, &v, 1, (size_t)0xFFFFFFFFu + 1, page, most, &bytes) ==
+              SKV_ERR_ARG && bytes == 7);
+    }
+    free(page);
+    skv_codec_free(c);
+    syn_free(&x);
+    skv_profile_free(p);
+}
+
+/* --- loud and silent channels ------------------------------------------------------------- */
+
+/* One latent channel 10^`decades` times louder than the rest, which a nibble can not span: the
+   stored norms say what that cost (check_page computes the true error). Silent pages: all zero. */
+TEST(loud_channels_and_silence)
+{
+    syn s = {{2, 2, 16, 24, 0, 0, 0}, 41, 0, 1.0f, 0, 1};
+    skv_profile *p = syn_profile_direct(&s, 1, 1);
+    static const float bpe[] = {1.0f, 2.5f, 4.0f, 8.0f};
+    static float k[TOKENS * 32], v[TOKENS * 48];
+    size_t i, t, c, x, ch;
+    for (i = 0; i < 4; i++) {
+        skv_codec *code = codec_new(p, bpe[i], i % 2 ? -1.0f : 0.0f);
+        unsigned char *page = page_room(code, 0);
+        double size;
+        for (size = 1e-12; size < 1e9; size *= 1e3)
+            for (ch = 0; ch < 16; ch += 5) {
+                const skvi_stream *a = &p->stream[0], *b = &p->stream[2];
+                for (t = 0; t < TOKENS; t++)
+                    for (x = 0; x < 40; x++) {      /* elements of both heads, as sums of rows */
+                        double sum = 0;
+                        const skvi_stream *w = x < 16 ? a : b;
+                        size_t e = x < 16 ? x : x - 16;
+                        for (c = 0; c < w->D; c++)
+                            sum += test_normal() * (c == ch ? size : size * 1e-6) *
+                                   (double)w->dec[c * w->D + e];
+                        if (x < 16) k[t * 32 + e] = k[t * 32 + 16 + e] = (float)sum;
+                        else v[t * 48 + e] = v[t * 48 + 24 + e] = (float)sum;
+                    }
+                check_page(code, 0, k, v, TOKENS, page);
+            }
+        memset(k, 0, sizeof k);
+        memset(v, 0, sizeof v);
+        check_page(code, 0, k, v, TOKENS, page);
+        CHECK(skvi_from_bf16(skvi_get16(page + 12)) < 1e-6f);
+        free(page);
+        skv_codec_free(code);
+    }
+    skv_profile_free(p);
+}
+
+/* Latents beyond the largest scale, from sane rows and a profile with tiny variances: the gain is a
+   byte, and the norms say what was lost. */
+TEST(beyond_the_largest_scale)
+{
+    syn s = {{1, 1, 16, 16, 0, 0, 0}, 42, 0, 9.0f, 0, 1};
+    skv_profile *p = syn_profile_direct(&s, 1, 1);
+    skv_codec *c = codec_new(p, 16, -1);
+    unsigned char *page = page_room(c, 0);
+    float k[TOKENS * 16], v[TOKENS * 16], size;
+    size_t i;
+    for (size = 1e5f; size < 2e9f; size *= 1.3f) {
+        for (i = 0; i < TOKENS * 16; i++) {
+            k[i] = (float)(2 * test_uniform() - 1) * (size < 1e9f ? size : 1e9f);
+            v[i] = (i % 2 ? 1.0f : -1.0f) * (size < 1e9f ? size : 1e9f);
+        }
+        check_page(c, 0, k, v, TOKENS, page);
+    }
+    free(page);
+    skv_codec_free(c);
+    skv_profile_free(p);
+}
+
 /* --- the golden page ---------------------------------------------------------------------- */
 /* Everything here is a multiple of 1/32, so that encoding is exact up to the square root and the
-   codebooks: one KV head of 16 channels, n = 50 tokens, 2.5 bits.
-     sd[c] = 4 / 2^(c/4) (integer quotients), var = sd^2, H[c][i] = (-1)^popcount(c & i),
+   codebooks: one KV head of 16 channels, n = 50 tokens from position 1000, 3.5 bits.
+     sd[c] = 8 / 2^(c/2) (integer quotients), var = sd^2, H[c][i] = (-1)^popcount(c & i),
      enc = H / (4 sd), dec = sd H / 4, mean[i] = i - 8 (K), 3 - i (V),
      x - mean = H^T z / 4, z[c] = sd[c] ((7 t + 3 c c + t c + 5 kind) % 17 - 8) / 4, so u = z / sd;
      token 40: 6 times as far from the mean.
-   These bytes are format 1 for good: a change of them is a change of the format. */
+   These bytes are format 2 for good: a change of them is a change of the format. */
 #define GOLDEN_TOKENS 50
+#define GOLDEN_POSITION 1000
+#define GOLDEN_BITS 3.5f
 static const char golden_hex[] =
-    "01320200ac0200000940e13f808080808282828281817a81714d2ad8b5826e3c19d7a4825d2be8c693714d2ad8b5"
-    "826e3c88888888888888a39282817e6d5d4c3b2a2918e8d7d6c5b4a39282887e6d5d4c888888888888884b5c6d7d"
-    "8e8192a2b3c4d5d6e71828293a4b5c6d788e8192a288888888888888396c8eb2d5284a7d91c3e6285b8da2d41739"
-    "6c8eb8d5284a7d8888888888888866ba74a94c9932d3a54b65ca94992e5c2a532649922449928b297729652a5d4c"
-    "b94b2953e962ca5c4a990a49922449928b3bb9544ac55cdcc9a5522ae6e24e2c9552314992244992a5e2728acb29"
-    "2e1597535c4e71a9b89ce2720a4992244992c1ab05af05af16bc16bc5af0aaaaaaaa05f0af6a15c0bfaa5500feaa"
-    "a6aaaaaafffffffffffffffffffffeffafaaaaaaa5ea3f4095aaff0055aafe03a4aaaaaa0b40ec3f80808080827f"
-    "808081818681b5826e3c19d7a4825d2be8c693714d2ad8b5826e3819d7a48288888888888888e8d7d6c5b4a39282"
-    "817e6d5d4c3b2a2918e8d7d6c8b4a39282888888888888888192a2b3c4d5d6e71828293a4b5c6d7d8e8192a2b8c4"
-    "d5d6e7888888888888888da2d417396c8eb2d5284a7d91c3e6285b8da2d418396c8eb288888888888888e9d2a532"
-    "65ca4c972e95295366ba74ac4c993249922449925eccbc829957f062e615ccbc821733ac60e61549922449925d5e"
-    "0aa6602eeff2523005737997978429980b49922449923727bc5ce052b939e1e50297cacd092c17b8144992244992"
-    "5af05af06ac16bc1ab05ae05afaaaaaa6a15c0bfaa5500ffaa5602fcabaaaaaafffffffffffffffffffffeffafaa"
-    "aaaafa0f50a5ea3f4095aaff0255aaaaaaaa0028000000ca404980c800468044004a00420042004a8044004680c8"
-    "404900ca00000128804780c480c700be00ca004a00c64049404900c6004a00ca00be80c780c48047";
+    "02320200a8030000e8030000013fc23e7c11443345555155041c5b646500e7a9eee4b88f91374e028e2db23280f3"
+    "547772dcc7c81b2701c7165919c079aa3b39ee63e40d1008040281402010080402811bebc4c93812807bdc3cc64e"
+    "9145dd8d75e2641c09c03d6e1e63a7c8a2eec63a71328e40e01e378fb15364111008040281402010080402816e14"
+    "5733667338788cc9c9a88e1bc5d58cd91c0e1e637232aae346713563208783c7989c8c0a82200882200882200882"
+    "a71363f8c8b8950d266a3473c7e9c4183e326e6583891acddc713a31868fa05bd960a24633078220088220088220"
+    "08821b92dc065ec2a64e0f97664392dbc04bd8d4e9e1d26c48721b70099b3a3d5c4208218410420821848d6c79ba"
+    "5d2343c36912b8912d4fb76b6468384d0237b2e5e9708d0c0da749400821841042082184a9cb6b8afefe286a8555"
+    "c70ed9b2b7d4e59520164c100000000000501379a467e045550facdf456c6895116b7f2e928707010000000000b0"
+    "90e70f4a4da2144690920429fd412904000000a822bcf7784074429e788b04fda7b4131b00000054b6644bb6644b"
+    "b6644b06004a60cb2a7420203d5b560100aa5e38a95bf5853c751e3fd33e7c11443345555855a9eee4b88f91374e"
+    "028e2db23280f3547772dcc7c81b2701c7165919c079aa3b39ee63c08d9380638bac0c2010080402814020100804"
+    "0281c03d6e1e63a7c8a2eec63a71328e04e01e378fb153645177639d38194702708f9bc7d840b2a8bbb14e9c8c23"
+    "100804028140201008040281c7989c8ceab8515ccd98cde1e0312627a33a6e145733667338788cc9c9a8a01bc5d5"
+    "8cd91c0e822008822008822008823698a8d1cc1da71363f8c8b8950d266a3473c7e9c4183e326e6583891acde071"
+    "3a31868f8c0b8220088220088220088224b78197b0a9d3c3a5d990e436f01236757ab8341b92dc065ed0a64e0f97"
+    "66430821841042082184b8912d4fb76b6468384d0237b2e5e9768d0c0da749e046b63cd0ae91a1e1344108218410"
+    "420821846a1d3b64cbde5297d714fdfd51e8c5e7f84146b44a6e000000000050919e8117553db07e17b1a15546ac"
+    "9a8555c58baa2e160000000000e049949a44298c202509522e8653932815000000b0368970e4dfa37f10de7b3c20"
+    "108efc1b000000e860cb8c53bda348d83203009c6588464f9b6897cc610200b01feebaf145ce83b40028000000ca"
+    "404980c800468044004a00420042004a8044004680c8404900ca00000128804780c480c700be00ca004a00c64049"
+    "404900c6004a00ca00be80c780c48047";
 
 static skv_profile *golden_profile(void)
 {
@@ -828,11 +1011,11 @@ static skv_profile *golden_profile(void)
     skv_model m = syn_model(&s, 1);
     skv_profile *p = NULL;
     uint32_t kind, c, i, b;
-    if (skvi_profile_new(&p, &m, 1, NULL) != SKV_OK) abort();
+    if (skvi_profile_new(&p, &m, 1, NULL, NULL) != SKV_OK) abort();
     for (kind = 0; kind < 2; kind++)
         for (c = 0; c < 16; c++) {
             skvi_stream *t = &p->stream[kind];
-            float sd = 4.0f / (float)(1u << c / 4);
+            float sd = 8.0f / (float)(1u << c / 2);
             t->var[c] = sd * sd;
             t->mean[c] = kind ? 3.0f - (float)c : (float)c - 8.0f;
             for (i = 0; i < 16; i++) {
@@ -854,7 +1037,7 @@ static void golden_input(const skv_profile *p, float *x, int kind)
             for (c = 0; c < 16; c++) {
                 float z = (float)((7 * t + 3 * c * c + t * c + 5 * kind) % 17 - 8) / 16;
                 for (b = c & i; b; b &= b - 1) z = -z;
-                far += z * 4.0f / (float)(1u << c / 4);
+                far += z * 8.0f / (float)(1u << c / 2);
             }
             x[t * 16 + i] = p->stream[kind].mean[i] + far * (t == 40 ? 6.0f : 1.0f);
         }
@@ -876,13 +1059,13 @@ static size_t golden_bytes(unsigned char *out)
 TEST(golden_page)
 {
     skv_profile *p = golden_profile();
-    skv_codec *c = codec_new(p, 2.5f, 0);
+    skv_codec *c = codec_new(p, GOLDEN_BITS, 0);
     float k[TOKENS * 16], v[TOKENS * 16];
     unsigned char *page = page_room(c, 0), want[sizeof golden_hex / 2];
     size_t bytes, n = golden_bytes(want), i, wrong = 0;
     golden_input(p, k, 0);
     golden_input(p, v, 1);
-    bytes = check_page(c, 0, k, v, GOLDEN_TOKENS, page);
+    bytes = check_page_at(c, 0, k, v, GOLDEN_TOKENS, GOLDEN_POSITION, page);
     for (i = 0; i < bytes && i < n; i++) wrong += page[i] != want[i];
     CHECK(bytes == n && wrong == 0);
     free(page);
@@ -894,24 +1077,32 @@ TEST(golden_decode)
 {
     /* token, kind, channel: values of the golden page, by the independent decoder */
     static const struct { int t, kind, i; double x; } probe[] = {
-        {0, 0, 0, -9.12995309},
-        {0, 1, 15, -7.78311071},
-        {7, 0, 3, -3.16623216},
-        {13, 1, 8, -1.06608914},
-        {25, 0, 12, 7.87456261},
-        {40, 0, 5, 24.5625},
-        {40, 1, 11, 5.875},
-        {49, 0, 15, 6.69525417},
-        {49, 1, 0, 7.05086155}
+        {0, 0, 0, -12.4174667},
+        {0, 1, 15, -8.65704073},
+        {7, 0, 3, -0.804693428},
+        {13, 1, 8, 0.80211272},
+        {25, 0, 12, 9.59567481},
+        {40, 0, 5, 37.078125},
+        {40, 1, 11, 13.1875},
+        {49, 0, 15, 5.29209456},
+        {49, 1, 0, 6.88281756}
     };
+    /* the first bytes of format 1's golden page, which said that it had 0x2AC bytes */
+    static const unsigned char format_1[16] = {1, 0x32, 2, 0, 0xAC, 2, 0, 0, 9, 0x40, 0xE1, 0x3F,
+                                               0x80, 0x80, 0x80, 0x80};
     skv_profile *p = golden_profile();
-    skv_codec *c = codec_new(p, 2.5f, 0);
+    skv_codec *c = codec_new(p, GOLDEN_BITS, 0);
     float k[TOKENS * 16], v[TOKENS * 16];
     unsigned char page[sizeof golden_hex / 2];
     size_t bytes = golden_bytes(page), n = 0, i;
     CHECK(skv_decode(c, 0, page, bytes, k, v, &n) == SKV_OK && n == GOLDEN_TOKENS);
     for (i = 0; i < sizeof probe / sizeof probe[0]; i++)
         CHECK_NEAR((probe[i].kind ? v : k)[probe[i].t * 16 + probe[i].i], probe[i].x, 2e-4);
+    page[0] = 1;                        /* what format 1 began with was another page */
+    CHECK(skv_decode(c, 0, page, bytes, k, v, &n) == SKV_ERR_FORMAT);
+    memcpy(page, format_1, sizeof format_1);
+    CHECK(skv_decode(c, 0, page, bytes, k, v, &n) == SKV_ERR_FORMAT);
+    CHECK(skv_decode(c, 0, page, 0x2AC, k, v, &n) == SKV_ERR_FORMAT);
     skv_codec_free(c);
     skv_profile_free(p);
 }
@@ -937,6 +1128,10 @@ int main(int argc, char **argv)
     RUN(corruptions_have_their_code);
     RUN(norms_from_outside_are_checked);
     RUN(random_flips_never_crash);
+    RUN(turned_keys_at_positions);
+    RUN(position_of_a_page_counts);
+    RUN(loud_channels_and_silence);
+    RUN(beyond_the_largest_scale);
     RUN(golden_page);
     RUN(golden_decode);
     return TEST_END();

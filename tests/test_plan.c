@@ -41,14 +41,17 @@ static skv_codec *codec_of(const skv_profile *p, skv_target t)
     return c;
 }
 
-/* Width of every channel of stream i, from the plan's counts. */
-static void widths_of(const skvi_plan *plan, uint32_t D, uint32_t *width)
+/* Mode of every channel of stream i, from the plan's counts. */
+static void modes_of(const skvi_plan *plan, uint32_t D, uint32_t *mode)
 {
-    uint32_t w, c = 0, n;
-    for (w = SKV_MAX_BITS + 1; w-- > 0;)
-        for (n = 0; n < plan->n[w] && c < D; n++) width[c++] = w;
+    uint32_t m, c = 0, n;
+    for (m = SKVI_MODES; m-- > 0;)
+        for (n = 0; n < plan->n[m] && c < D; n++) mode[c++] = m;
     CHECK(c == D && plan->coded == D - plan->n[0]);
 }
+
+/* Bits of a mode per token, written out. */
+static const double mode_bits[SKVI_MODES] = {0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8};
 
 static double pages_bpe(const skv_codec *c)
 {
@@ -94,7 +97,8 @@ TEST(bpe_is_kept_and_used)
     skv_profile_free(p);
 }
 
-/* Everything at 8 bits, however much is asked for: 8 + 1/8 for a scale byte per 64 codes. */
+/* Everything at 8 bits, however much is asked for: 8 + 1/16 for a scale's nibble per 64 codes, the
+   subs' headers of 5 bytes, the pages' of 12. */
 TEST(most_and_least)
 {
     skv_profile *p = sample(0.9);
@@ -103,13 +107,13 @@ TEST(most_and_least)
     skv_target t = target_bpe(0.001);
     uint32_t i;
     memset(&o, 0x5A, sizeof o);
-    for (i = 0; i < p->n_streams; i++) CHECK(c->coder.plan[i].n[8] == p->stream[i].D);
-    CHECK_NEAR(pages_bpe(c), 8.125 + (8 * 4 + 3 * 8) * 8 / (448.0 * 64), 1e-9);
+    for (i = 0; i < p->n_streams; i++) CHECK(c->coder.plan[i].n[12] == p->stream[i].D);
+    CHECK_NEAR(pages_bpe(c), 8.0625 + (8 * 5 + 3 * 12) * 8 / (448.0 * 64), 1e-9);
     skv_codec_free(c);
     CHECK(skv_profile_outlook(p, &t, &o) == SKV_ERR_TARGET);    /* headers alone take more */
     CHECK(o.rank_min == 0x5A5A5A5Au);                           /* and nothing was written */
     o = look(p, target_error(1e30));                            /* no bits at all */
-    CHECK(o.rank_max == 0 && o.bpe < 0.02 && o.energy_mean < 1e-9);
+    CHECK(o.rank_max == 0 && o.bpe < 0.022 && o.energy_mean < 1e-9);
     skv_profile_free(p);
 }
 
@@ -130,7 +134,7 @@ TEST(error_is_met_with_the_fewest_bits)
         CHECK(look(p, target_bpe(o.bpe * 0.98)).error > limit);
         bits = o.bpe;
     }
-    CHECK(skv_profile_outlook(p, &t, &o) == SKV_ERR_TARGET);    /* 8 bits reach 9e-5 of all */
+    CHECK(skv_profile_outlook(p, &t, &o) == SKV_ERR_TARGET);    /* 8 bits reach 4e-5 of all */
     skv_profile_free(p);
 }
 
@@ -138,7 +142,7 @@ TEST(energy_is_met_by_every_stream)
 {
     static const double share[] = {0.01, 0.3, 0.5, 0.8, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9998};
     skv_profile *p = sample(0.9);
-    skv_target t = target_energy(0.99995);
+    skv_target t = target_energy(0.99997);
     skv_outlook o;
     size_t k;
     uint32_t i;
@@ -220,36 +224,52 @@ TEST(default_target)
 
 /* ---- optimality ---- */
 
-/* Bits of 64 codes, and for the first one the scale byte. */
-static double cost_of_bit(uint32_t width) { return width == 1 ? 72 : 64; }
+/* Bits of storage from mode m to m + 1: 64 codes, and with the first ones a scale's nibble. */
+static double cost_of_step(uint32_t m)
+{
+    return 64 * (mode_bits[m + 1] - mode_bits[m]) + (m ? 0 : 4);
+}
 
-/* Best gain of one more bit against the least loss of one bit less, over all channels of all
-   streams, per bit of storage: no exchange lowers the error at equal bits. */
+/* Best gain of a step up against the least loss of a step down, over all channels of all streams,
+   per bit of storage: no exchange lowers the error at equal bits. */
 static void check_no_exchange(const skv_codec *c)
 {
     const skv_profile *p = c->coder.profile;
-    double gain[2] = {0, 0}, loss[2] = {1e300, 1e300};      /* first bits, further bits */
-    uint32_t i, ch, width[256];
+    double gain = 0, loss = 1e300;
+    uint32_t i, ch, mode[256];
     for (i = 0; i < p->n_streams; i++) {
         const skvi_stream *s = &p->stream[i];
-        widths_of(&c->coder.plan[i], s->D, width);
+        modes_of(&c->coder.plan[i], s->D, mode);
         for (ch = 0; ch < s->D; ch++) {
-            uint32_t w = width[ch];
+            uint32_t m = mode[ch];
             double var = s->var[ch], x;
-            if (w < SKV_MAX_BITS) {
-                x = var * (double)(skvi_distortion[w] - skvi_distortion[w + 1]);
-                if (x > gain[w > 0]) gain[w > 0] = x;
+            if (m + 1 < SKVI_MODES) {
+                x = var * (double)(skvi_distortion[m] - skvi_distortion[m + 1]) / cost_of_step(m);
+                gain = x > gain ? x : gain;
             }
-            if (w > 0) {
-                x = var * (double)(skvi_distortion[w - 1] - skvi_distortion[w]);
-                if (x < loss[w > 1]) loss[w > 1] = x;
+            if (m > 0) {
+                x = var * (double)(skvi_distortion[m - 1] - skvi_distortion[m]) /
+                    cost_of_step(m - 1);
+                loss = x < loss ? x : loss;
             }
         }
     }
-    CHECK(gain[0] <= loss[0] * (1 + 1e-6));                 /* same kind of bit */
-    CHECK(gain[1] <= loss[1] * (1 + 1e-6));
-    CHECK(gain[1] / cost_of_bit(2) <= loss[0] / cost_of_bit(1) * (1 + 1e-6));   /* per bit spent */
-    CHECK(gain[0] / cost_of_bit(1) <= loss[1] / cost_of_bit(2) * (1 + 1e-6));
+    CHECK(gain <= loss * (1 + 1e-6));
+}
+
+/* Modes are on the lower hull of distortion against bits: each step is worth less per bit than the
+   one before, or a plan by steps would stop short of better ones. */
+TEST(steps_are_worth_ever_less)
+{
+    double last = 1e300;
+    uint32_t m;
+    for (m = 0; m + 1 < SKVI_MODES; m++) {
+        double worth = (double)(skvi_distortion[m] - skvi_distortion[m + 1]) / cost_of_step(m);
+        CHECK(skvi_mode_half[m] == 2 * mode_bits[m] && skvi_mode_half[m + 1] > skvi_mode_half[m]);
+        CHECK(worth > 0 && worth < last);
+        last = worth;
+    }
+    CHECK(skvi_mode_half[SKVI_MODES - 1] == 2 * SKV_MAX_BITS);
 }
 
 TEST(no_exchange_of_bits_is_better)
@@ -267,25 +287,25 @@ TEST(no_exchange_of_bits_is_better)
     }
 }
 
-/* The plan's own figures, from its widths. */
+/* The plan's own figures, from its modes. */
 TEST(plan_adds_up)
 {
     skv_profile *p = sample(0.85);
     size_t k;
-    uint32_t i, ch, width[256];
+    uint32_t i, ch, mode[256];
     for (k = 0; k < N_TARGETS; k += 3) {
         skv_codec *c = codec_of(p, target_bpe(targets[k]));
         for (i = 0; i < p->n_streams; i++) {
             const skvi_stream *s = &p->stream[i];
             const skvi_plan *plan = &c->coder.plan[i];
             double error = 0, energy = 0;
-            uint32_t bytes = 4;
-            widths_of(plan, s->D, width);
+            double bytes = 5 + (plan->coded + 1) / 2;
+            modes_of(plan, s->D, mode);
             for (ch = 0; ch < s->D; ch++) {
-                CHECK(!ch || width[ch] <= width[ch - 1]);
-                error += (double)s->var[ch] * (double)skvi_distortion[width[ch]];
+                CHECK(!ch || mode[ch] <= mode[ch - 1]);
+                error += (double)s->var[ch] * (double)skvi_distortion[mode[ch]];
                 energy += (double)s->var[ch];
-                bytes += width[ch] ? 1 + 8 * width[ch] : 0;
+                bytes += 8 * mode_bits[mode[ch]];
             }
             CHECK(bytes == plan->bytes);
             CHECK_NEAR(plan->error, error, 1e-12 * energy);
@@ -331,7 +351,7 @@ TEST(outlook_adds_up)
     }
     CHECK_NEAR(o.bpe_k, 8 * bytes[0] / elements[0], 1e-12);
     CHECK_NEAR(o.bpe_v, 8 * bytes[1] / elements[1], 1e-12);
-    CHECK_NEAR(o.bpe, 8 * (bytes[0] + bytes[1] + 3 * 8 + outliers) / (448 * 64), 1e-12);
+    CHECK_NEAR(o.bpe, 8 * (bytes[0] + bytes[1] + 3 * 12 + outliers) / (448 * 64), 1e-12);
     qsort(rank, n, sizeof rank[0], up);
     qsort(rank95, n, sizeof rank95[0], up);
     CHECK_NEAR(o.error, error, 1e-9 * error);
@@ -447,6 +467,7 @@ int main(int argc, char **argv)
     RUN(energy_is_met_by_every_stream);
     RUN(impossible_targets);
     RUN(default_target);
+    RUN(steps_are_worth_ever_less);
     RUN(no_exchange_of_bits_is_better);
     RUN(plan_adds_up);
     RUN(outlook_adds_up);
