@@ -20,7 +20,7 @@ $(if $(OPENMP)$(filter command,$(origin OPENMP)),,\
 endif
 
 WARN     := -std=c99 -pedantic -Wall -Wextra -Wconversion -Wshadow $(if $(WERROR),-Werror)
-CPPFLAGS += -I. -Itests -Iexamples/llm -MMD -MP
+CPPFLAGS += -I. -Itests -Iexamples/llm -Ibench/baselines -MMD -MP
 COMPILE   = $(CC) $(CPPFLAGS) $(WARN) $(CFLAGS) $(OPENMP)
 LIBS      = $(OPENMP) -lm
 WITH_LAPACKE = $(if $(LAPACKE),-DSKV_HAVE_LAPACKE)     # tests and benches compare with it
@@ -38,7 +38,8 @@ endif
 
 named     = $(patsubst $1/%.c,$(BUILD)/$2%,$(wildcard $1/$3.c))
 ENGINE   := $(filter-out %/main.o,$(patsubst %.c,$(BUILD)/llm/%.o,\
-              $(notdir $(wildcard examples/llm/*.c))))
+              $(notdir $(wildcard examples/llm/*.c)))) \
+            $(patsubst bench/%.c,$(BUILD)/%.o,$(wildcard bench/baselines/*.c))
 TESTS    := $(call named,tests,tests/,test_*)
 FUZZERS  := $(call named,tests,tests/,fuzz_*)
 BENCHES  := $(call named,bench,,bench_*)
@@ -101,6 +102,11 @@ tests: $(TESTS)             # built only; tests/run runs them
 fuzzers: $(FUZZERS)
 
 $(BUILD)/llm/%.o: examples/llm/%.c $(FLAGS)
+	@mkdir -p $(@D)
+	@echo '  CC $<'
+	$(COMPILE) -c $< -o $@
+
+$(BUILD)/baselines/%.o: bench/baselines/%.c $(FLAGS)
 	@mkdir -p $(@D)
 	@echo '  CC $<'
 	$(COMPILE) -c $< -o $@

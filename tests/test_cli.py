@@ -5,13 +5,14 @@ import os
 import struct
 import subprocess
 import sys
+import xml.etree.ElementTree
 
 from harness import ROOT, Cases, Skip, check
 
 ENGINE = os.path.join(ROOT, os.environ.get("SKV_LLM", os.path.join("build", "skv-llm")))
 WORK = os.path.join(ROOT, "build", "cli")
 JUDGE_KEYS = ("mode tokens bpe bpe_pages profile_bytes ratio kl_mean kl_p99 top1 ppl_exact ppl "
-              "seconds").split()
+              "seconds start sinks window model text").split()
 
 
 def run(*words):
@@ -49,7 +50,9 @@ def model():
 def bad_arguments():
     refused()
     for words in (["nonsense"], ["generate"], ["generate", "--nonsense"], ["generate", "--model"],
-                  ["judge", "--model", "m"], ["profile", "--model", "m"], ["inspect"]):
+                  ["judge", "--model", "m"], ["profile", "--model", "m"],
+                  ["profile", "--price", "cheap"], ["inspect"], ["plot"],
+                  ["plot", "rows.jsonl"], ["plot", "--html", "-"]):
         refused(*words)
 
 
@@ -107,22 +110,44 @@ def same_seed_same_words():
 
 def judge_exact():
     """The exact cache against itself: nothing differs, and every promised key is there."""
+    page = os.path.join(WORK, "judge.html")
+    os.makedirs(WORK, exist_ok=True)
     source = os.path.join("examples", "text", "heldout", "scripture.txt")
     done = run("judge", "--model", model(), "--text", source, "--ctx", "160", "--start", "96",
-               "--kv", "exact", "--json", "-")
+               "--kv", "exact", "--json", "-", "--html", page)
     check(done.returncode == 0, done.stderr)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     check(len(rows) == 1, "%d rows for one mode" % len(rows))
     missing = [k for k in JUDGE_KEYS if k not in rows[0]]
     check(not missing, "keys missing: " + " ".join(missing))
+    check(xml.etree.ElementTree.parse(page).find(".//table") is not None, "no table in " + page)
     check(rows[0]["kl_mean"] < 1e-6 and rows[0]["top1"] == 1 and rows[0]["bpe"] == 16,
           "exact differs from exact: %s" % rows[0])
+
+
+def plot():
+    """Rows become one page that stands alone; what are no rows is refused."""
+    row = dict(tokens=1024, bpe=5, kl_p99=.1, top1=.9, ppl_exact=10, ppl=11, start=256, sinks=4,
+               window=64, model="m.gguf", text="t.txt")
+    rows = [dict(row, mode=m, bpe_pages=b, kl_mean=k) for m, b, k in
+            (("exact", 0, 0), ("fast:3", 3, .01), ("fast:2", 2, .1), ("q<8>", 8.5, 1e-4))]
+    path = scratch("rows.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
+    done = run("plot", path, path, "--html", "-")
+    check(done.returncode == 0, done.stderr)
+    page = xml.etree.ElementTree.fromstring(done.stdout)
+    labels = [t.text for t in page.iter("text") if t.get("class") == "label"]
+    check(sorted(labels) == ["fast:2", "fast:3", "q<8>"], "labels: %s" % labels)
+    check(len(list(page.iter("tr"))) == 5, "not every mode is in the table")
+    check("http" not in done.stdout and "script" not in done.stdout, "the page asks for more")
+    for name, data in (("empty", b""), ("text", b"not a row\n"), ("short", b'{"mode": "a"}\n')):
+        refused("plot", scratch(name + ".jsonl", data), "--html", "-")
+    refused("plot", os.path.join(WORK, "absent.jsonl"), "--html", "-")
 
 
 def main():
     cases = Cases("test_cli", "Looks at build/skv-llm from outside.")
     for test in (bad_arguments, help_is_no_error, bad_models, bad_profiles, truncated_model,
-                 bad_modes, same_seed_same_words, judge_exact):
+                 bad_modes, same_seed_same_words, judge_exact, plot):
         cases.run(test.__name__, test)
     return cases.end()
 

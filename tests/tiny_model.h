@@ -12,6 +12,7 @@ typedef struct twist {
     double      value;              /* ... or absent when NaN; counts are stored whole */
     const char *omit, *reshape, *extra;     /* tensor names: left out, one column more, added */
     const char *scaling;            /* rope.scaling.type */
+    const char *zero;               /* this tensor is all zeros */
 } twist;
 
 enum { TINY_MATRIX, TINY_NORM, TINY_DIVISOR, TINY_ZERO };
@@ -148,6 +149,7 @@ static inline void tiny_build(tiny_file *f, const tiny_model *m, const twist *t)
     for (j = 0; j < f->n; j++) {
         if (f->t->omit && !strcmp(f->t->omit, f->tensors[j].name)) continue;
         count = f->tensors[j].cols * (f->tensors[j].rows ? f->tensors[j].rows : 1);
+        if (f->t->zero && !strcmp(f->t->zero, f->tensors[j].name)) f->tensors[j].kind = TINY_ZERO;
         for (i = 0; i < count; i++) gb_float(&f->b, tiny_weight(j, i, f->tensors[j].kind));
         while (i++ % 8) gb_float(&f->b, 0.0f);
     }

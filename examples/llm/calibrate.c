@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PRICE_PASSAGES = 6 };        /* passages that prices are measured on */
+
 /* One passage as it passes: what the probe saw, and figures for the prices. */
 typedef struct passage {
     const llm_model *m;
@@ -22,6 +24,7 @@ typedef struct passage {
     float *y;                       /* [n_embd] */
     double *residual, *output;      /* [n_layers][room]: squared norms per token; of all passages */
     int *n_residual, *n_output, room;
+    skv_chain *chain;               /* or NULL */
 } passage;
 
 static int say(char *err, const char *what)
@@ -118,6 +121,7 @@ static double median(double *x, int n)
 static void passage_free(passage *p)
 {
     int i;
+    skv_chain_free(p->chain);
     for (i = 0; p->q && i < p->c->n_layers; i++) {
         free(p->q[i]);
         free(p->k[i]);
@@ -217,6 +221,10 @@ static skv_result add_passage(const passage *p, skv_profiler *profiler)
             worst = (int)r;
         }
     }
+    for (l = 0; l < p->c->n_layers && p->chain && worst == SKV_OK; l++) {
+        skv_span k = skv_f32(p->k[l]), v = skv_f32(p->v[l]);
+        worst = (int)skv_chain_add(p->chain, (uint32_t)l, &k, &v, (size_t)p->n);
+    }
     return (skv_result)worst;
 }
 
@@ -224,14 +232,18 @@ static int set_outputs(const llm_model *m, skv_profiler *profiler, char *err)
 {
     const llm_config *c = llm_model_config(m);
     size_t n = (size_t)c->n_embd * (size_t)(c->n_q_heads * c->head_dim);
-    float *w = malloc(n * sizeof *w);
+    float *w = malloc(n * sizeof *w), freqs[SKV_MAX_HEAD_DIM];
     skv_result r = SKV_OK;
+    skv_rope style;
     int l;
     if (!w) return say(err, "out of memory");
     for (l = 0; l < c->n_layers && r == SKV_OK; l++) {
         skv_span s = skv_f32(w);
         llm_model_output_projection(m, l, w);
         r = skv_profiler_output(profiler, (uint32_t)l, &s, (size_t)c->n_embd);
+        if (r != SKV_OK) break;
+        style = llm_model_rope(m, l, freqs) ? SKV_ROPE_ADJACENT : SKV_ROPE_HALVES;
+        r = skv_profiler_rope(profiler, (uint32_t)l, style, freqs, (size_t)c->head_dim / 2);
     }
     free(w);
     return r == SKV_OK ? 0 : say(err, skv_result_text(r));
@@ -239,7 +251,7 @@ static int set_outputs(const llm_model *m, skv_profiler *profiler, char *err)
 
 /* What an error in a layer's attention output costs: relative to the residual stream after it;
  * where a norm follows attention, through that norm: y -> gain y / rms(y). */
-static int set_prices(passage *p, skv_profiler *profiler, char *err)
+static int set_prices(passage *p, skv_profiler *profiler, double *out, char *err)
 {
     const llm_config *c = p->c;
     float *gain = malloc((size_t)c->n_embd * sizeof *gain);
@@ -250,9 +262,68 @@ static int set_prices(passage *p, skv_profiler *profiler, char *err)
         if (llm_model_post_attention_norm(p->m, l, gain))
             price *= norm2(gain, c->n_embd) /
                      median(p->output + (size_t)l * (size_t)p->room, p->n_output[l]);
+        out[2 * l] = out[2 * l + 1] = price;
         skv_profiler_price(profiler, (uint32_t)l, price, price);
     }
     free(gain);
+    return 0;
+}
+
+typedef struct counter {
+    llm_progress bar;
+    double done;
+} counter;
+
+static void tick(void *user)
+{
+    counter *bar = user;
+    bar->done++;
+    llm_progress_at(&bar->bar, bar->done);
+}
+
+/* Tokens of passage i of `all` for pricing. Passages are spread over the texts; a text that has
+ * to serve for several is cut at as many places, each with the text's first token in front. */
+static int price_tokens(const llm_tokenizer *t, const llm_calibration *c, int i, int all, int *ids,
+                        char *err)
+{
+    int text = i * c->n_texts / all, first = i, uses, n, at;
+    while (first > 0 && (first - 1) * c->n_texts / all == text) first--;
+    for (uses = 1; (first + uses) * c->n_texts / all == text && first + uses < all;) uses++;
+    n = llm_file_tokens(t, c->texts[text], c->n_tokens, ids, err);
+    at = n > 0 ? n / uses * (i - first) : 0;
+    if (at) memmove(ids + 1, ids + at + 1, (size_t)(n - at - 1) * sizeof *ids);
+    return n - at;
+}
+
+/* Prices of the profile that was fitted with out, measured: out and the profiler's are multiplied
+ * by what came out. */
+static int measure_prices(const passage *p, skv_profiler *profiler, const skv_profile *profile,
+                          const llm_tokenizer *t, llm_calibration *c, char *err)
+{
+    int *ids = malloc((size_t)c->n_tokens * sizeof *ids), i, l, n, bad, used = 0;
+    counter count;
+    if (!ids) return say(err, "out of memory");
+    count.done = 0;
+    bad = llm_prices_new(&c->prices, p->c->n_layers, PRICE_PASSAGES, err);
+    llm_progress_begin(&count.bar, "pricing", 2.0 * p->c->n_layers * PRICE_PASSAGES);
+    for (i = 0; i < PRICE_PASSAGES && !bad; i++) {
+        n = price_tokens(t, c, i, PRICE_PASSAGES, ids, err);
+        bad = n < 0;
+        if (n < LLM_PRICE_TOKENS) continue;
+        bad = llm_prices_measure(c->prices, used++, p->m, profile, &llm_price_defaults, ids, n,
+                                 tick, &count, err);
+    }
+    llm_progress_end(&count.bar);
+    free(ids);
+    if (bad) return -1;
+    c->prices->n_samples = used;
+    if (used) llm_prices_combine(c->prices);
+    for (l = 0; l < p->c->n_layers && used; l++) {
+        double *price = c->price + 2 * l;
+        for (i = 0; i < 2; i++) price[i] *= c->prices->factor[2 * l + i];
+        if (skv_profiler_price(profiler, (uint32_t)l, price[0], price[1]) != SKV_OK)
+            return say(err, "a measured price is out of range; use --price norm");
+    }
     return 0;
 }
 
@@ -280,24 +351,60 @@ static int run_texts(passage *p, llm_run *run, const llm_tokenizer *t, skv_profi
     return bad ? -1 : 0;
 }
 
+static int fit(skv_profile **out, const skv_profiler *profiler, llm_calibration *c,
+               const skv_target *target, char *err)
+{
+    double t0 = llm_seconds();
+    llm_progress bar;
+    skv_result r;
+    llm_progress_name(&bar, "fitting");
+    r = skv_profiler_fit(profiler, target, out);
+    llm_progress_end(&bar);
+    c->seconds_fit += llm_seconds() - t0;
+    if (r == SKV_ERR_STATE) return say(err, "the texts are too short: at least 68 tokens in all");
+    return r >= SKV_OK ? 0 : say(err, skv_result_text(r));
+}
+
+static int chain_new(passage *p, const skv_profiler *profiler, const llm_calibration *c, char *err)
+{
+    skv_chain_desc d = SKV_ZERO;
+    skv_result r;
+    if (c->cold_depth < 1) return 0;
+    d.profiler = profiler;
+    d.depth = (uint32_t)c->cold_depth;
+    r = skv_chain_init(&p->chain, &d);
+    return r == SKV_OK ? 0 : say(err, skv_result_text(r));
+}
+
+/* The fit, and that of cold pages where they are wanted. */
+static int fit_both(skv_profile **out, const passage *p, const skv_profiler *profiler,
+                    llm_calibration *c, const skv_target *target, char *err)
+{
+    skv_result r = SKV_OK;
+    if (fit(out, profiler, c, target, err)) return -1;
+    if (p->chain) r = skv_chain_fit(p->chain, profiler, &c->cold);
+    return r >= SKV_OK ? 0 : say(err, skv_result_text(r));
+}
+
 static int calibrate_with(skv_profile **out, skv_profiler *profiler, passage *p, llm_run *run,
                           const llm_tokenizer *t, llm_calibration *c, const skv_target *target,
                           char *err)
 {
+    skv_profile *first = NULL;
     double t0;
-    llm_progress bar;
-    skv_result r;
-    if (set_outputs(p->m, profiler, err) || run_texts(p, run, t, profiler, c, err) ||
-        set_prices(p, profiler, err))
+    int bad;
+    if (set_outputs(p->m, profiler, err) || chain_new(p, profiler, c, err) ||
+        run_texts(p, run, t, profiler, c, err) ||
+        set_prices(p, profiler, c->price, err))
         return -1;
     c->profiler_bytes = skv_profiler_bytes(profiler);
+    if (c->price_norm) return fit_both(out, p, profiler, c, target, err);
+    if (fit(&first, profiler, c, target, err)) return -1;
     t0 = llm_seconds();
-    llm_progress_name(&bar, "fitting");
-    r = skv_profiler_fit(profiler, target, out);
-    llm_progress_end(&bar);
-    c->seconds_fit = llm_seconds() - t0;
-    if (r == SKV_ERR_STATE) return say(err, "the texts are too short: at least 68 tokens in all");
-    return r >= SKV_OK ? 0 : say(err, skv_result_text(r));
+    bad = measure_prices(p, profiler, first, t, c, err);
+    c->seconds_price = llm_seconds() - t0;
+    skv_profile_free(first);
+    return bad ? -1 : fit_both(out, p, profiler, c, target, err);
 }
 
 int llm_calibrate(skv_profile **out, const gguf *g, const llm_model *m, const llm_tokenizer *t,
@@ -310,8 +417,12 @@ int llm_calibrate(skv_profile **out, const gguf *g, const llm_model *m, const ll
     skv_profiler *profiler = NULL;
     llm_run *run = NULL;
     passage p;
-    int bad = passage_new(&p, m, c->n_tokens, c->n_texts, NULL, err);
-    if (!bad && (!layers || !gain)) bad = say(err, "out of memory");
+    int bad;
+    c->prices = NULL;
+    c->cold = NULL;
+    c->price = calloc((size_t)cfg->n_layers, 2 * sizeof *c->price);
+    bad = passage_new(&p, m, c->n_tokens, c->n_texts, NULL, err);
+    if (!bad && (!layers || !gain || !c->price)) bad = say(err, "out of memory");
     if (!bad && llm_model_post_attention_norm(m, 0, gain)) {
         p.wo = malloc((size_t)cfg->n_embd * (size_t)(cfg->n_q_heads * cfg->head_dim) *
                       sizeof *p.wo);

@@ -3,6 +3,7 @@
 #ifndef LLM_CALIBRATE_H
 #define LLM_CALIBRATE_H
 #include "model.h"
+#include "prices.h"
 #include "spectral_kv.h"
 #include "tokenizer.h"
 
@@ -10,8 +11,13 @@ typedef struct llm_calibration {
     int      n_texts, n_tokens;     /* passages, and tokens of each at most */
     char   **texts;                 /* file names */
     uint32_t head_group;            /* KV heads per latent space */
+    int      price_norm;            /* prices from the norms around attention, none measured */
+    int      cold_depth;            /* above 0: fit cold pages too, from so many layers before */
+    skv_cold_profile *cold;         /* out: the caller's to free, or NULL */
     size_t   profiler_bytes;        /* out: memory that the sums took */
-    double   seconds_model, seconds_gram, seconds_fit;      /* out */
+    double  *price;                 /* out: [n_layers][2], K and V; the caller's to free */
+    llm_prices *prices;             /* out: how they were measured, to be freed, or NULL: not */
+    double   seconds_model, seconds_gram, seconds_fit, seconds_price;       /* out */
 } llm_calibration;
 
 /* 0, or -1 with a sentence in err. */

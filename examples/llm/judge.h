@@ -1,18 +1,7 @@
 /* judge.h: teacher-forced comparison of compressed caches with the exact one on a text. */
 #ifndef LLM_JUDGE_H
 #define LLM_JUDGE_H
-#include "model.h"
-#include "spectral_kv.h"
-
-/* MODE of the command line: exact | spectral:BPE */
-typedef struct llm_mode {
-    char       name[32];
-    int        spectral;            /* 0: the exact cache */
-    skv_target target;
-} llm_mode;
-
-/* 0, or -1 with a sentence in err (GGUF_ERR_BYTES). word is not zero terminated. */
-int llm_mode_parse(llm_mode *m, const char *word, size_t n, char *err);
+#include "modes.h"
 
 typedef struct llm_verdict {
     llm_mode mode;
@@ -22,11 +11,11 @@ typedef struct llm_verdict {
     double   kl_mean, kl_p99, top1; /* over positions start .. tokens-1, against the exact cache */
     double   ppl_exact, ppl;        /* of the next token, start .. tokens-2 */
     double   seconds;               /* all forward passes of this mode */
-    skv_usage usage;
+    skv_usage usage;                /* of the modes with an skv_cache, else zero */
 } llm_verdict;
 
 /* Runs ids[0..n) in chunks: first the sinks, then at most LLM_CHUNK each, through append and attend
- * of every mode side by side with the exact cache. profile may be NULL when no mode needs it. */
+ * of every mode side by side with the exact cache. */
 int llm_judge(llm_verdict *out, const llm_mode *modes, int n_modes, const llm_model *m,
-              const skv_profile *profile, const int *ids, int n, int start, char *err);
+              const llm_mode_env *env, const int *ids, int n, int start, char *err);
 #endif

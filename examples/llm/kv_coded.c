@@ -116,7 +116,8 @@ double llm_kv_coded_bpe_pages(const llm_kv_coded *kv)
     return tokens > 0 ? kv->bits / (tokens * 2 * kv->c.n_kv_heads * kv->c.head_dim) : 0;
 }
 
-double llm_kv_coded_bpe(const llm_kv_coded *kv)
+/* Elements of all tokens held, and the bits of all of them. */
+static double all_bits(const llm_kv_coded *kv, double *elements)
 {
     double width = 2.0 * kv->c.n_kv_heads * kv->c.head_dim, exact = 0, tokens = 0;
     int l;
@@ -124,5 +125,18 @@ double llm_kv_coded_bpe(const llm_kv_coded *kv)
         tokens += kv->held[l];
         exact += kv->held[l] - kv->coded[l];
     }
-    return tokens > 0 ? (kv->bits + 16 * exact * width) / (tokens * width) : 0;
+    *elements = tokens * width;
+    return kv->bits + 16 * exact * width;
+}
+
+double llm_kv_coded_bpe(const llm_kv_coded *kv)
+{
+    double elements, bits = all_bits(kv, &elements);
+    return elements > 0 ? bits / elements : 0;
+}
+
+size_t llm_kv_coded_bytes(const llm_kv_coded *kv)
+{
+    double elements;
+    return (size_t)(all_bits(kv, &elements) / 8);
 }

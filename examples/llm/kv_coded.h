@@ -11,7 +11,7 @@
 
 typedef struct llm_codec {
     void *self;
-    int   prompt;                   /* the first call comes with at least so many tokens; 0 = none */
+    int   prompt;                   /* the first call comes with at least so many tokens; or 0 */
     /* K (kind 0) or V (1) of n tokens of a layer, positions first .. first+n-1, after RoPE:
      * rows [n][n_kv_heads][head_dim] become what a decoder gives back. n is LLM_PAGE, or a multiple
      * in a first call with prompt. Adds the bits that are stored, every one, to *bits. Returns 0,
@@ -33,4 +33,5 @@ llm_kv llm_kv_coded_ops(llm_kv_coded *kv);
  * with the exact ones at 16 bits an element. */
 double llm_kv_coded_bpe_pages(const llm_kv_coded *kv);
 double llm_kv_coded_bpe(const llm_kv_coded *kv);
+size_t llm_kv_coded_bytes(const llm_kv_coded *kv);  /* of the latter, all tokens */
 #endif

@@ -3,20 +3,28 @@
  *   skv-llm generate --model M.gguf --prompt TEXT [-n N] [--kv MODE] [--profile P.skv] [--seed S]
  *                    [--temp T] [--top-k K] [--top-p P] [--raw] [--threads N] [--json FILE]
  *   skv-llm profile  --model M.gguf --text FILE... --out P.skv [--bpe B | --energy E | --error X]
- *                    [--tokens N] [--group G|joint] [--threads N]
+ *                    [--tokens N] [--group G|joint] [--price measured|norm] [--cold FILE]
+ *                    [--json FILE] [--threads N]
  *   skv-llm inspect  P.skv [--bpe B] [--json]
  *   skv-llm judge    --model M.gguf --text FILE [--ctx N] [--start N] --kv MODE[,MODE...]
- *                    [--profile P.skv] [--json FILE] [--threads N]
+ *                    [--profile P.skv] [--cold FILE] [--grams FILE] [--json FILE] [--html FILE]
+ *                    [--threads N]
+ *   skv-llm plot     ROWS.jsonl... --html FILE
  *   skv-llm capture  --model M.gguf --text FILE --layers L[,L...] [--tokens N] --out FILE
- *   MODE: exact | spectral:BPE
+ *   skv-llm grams    --model M.gguf --text FILE... --out FILE [--tokens N] [--threads N]
+ *   MODE: exact | spectral:BPE | fast:BPE | small:BPE | cold:BPE | a codec of codecs_classic.h or
+ *   bench/baselines
  *
  * Exit code: 0, 1 when something failed on the way, 2 for bad arguments or unusable files.
  */
 #define _POSIX_C_SOURCE 200809L
+#include "baselines.h"
 #include "calibrate.h"
+#include "codecs_classic.h"
 #include "files.h"
+#include "grams.h"
+#include "html.h"
 #include "judge.h"
-#include "kv.h"
 #include "kv_spectral.h"
 #include "progress.h"
 #include "sampling.h"
@@ -32,10 +40,10 @@
 enum { MAX_TEXTS = 256, MAX_MODES = 32, MAX_LAYERS = 64 };
 
 typedef struct options {
-    const char *model, *profile, *out, *prompt, *kv, *json;
+    const char *model, *profile, *grams, *cold, *out, *prompt, *kv, *json, *html;
     char *texts[MAX_TEXTS];
     int n_texts, n, ctx, start, tokens, threads, raw, top_k, joint, group, json_flag;
-    int layers[MAX_LAYERS], n_layers;
+    int layers[MAX_LAYERS], n_layers, price_norm;
     double temp, top_p;
     unsigned long long seed;
     skv_target target;
@@ -54,12 +62,20 @@ static const char usage_text[] =
     "                        [--json FILE]\n"
     "       skv-llm profile  --model M.gguf --text FILE... --out P.skv\n"
     "                        [--bpe B | --energy E | --error X] [--tokens N] [--group G|joint]\n"
+    "                        [--price measured|norm] [--cold FILE] [--json FILE] [--threads N]\n"
     "       skv-llm inspect  P.skv [--bpe B] [--json]\n"
     "       skv-llm judge    --model M.gguf --text FILE [--ctx N] [--start N] --kv MODE[,MODE...]\n"
-    "                        [--profile P.skv] [--json FILE] [--threads N]\n"
+    "                        [--profile P.skv] [--cold FILE] [--grams FILE] [--json FILE]\n"
+    "                        [--html FILE] [--threads N]\n"
+    "       skv-llm plot     ROWS.jsonl... --html FILE   (rows of judge --json: means)\n"
     "       skv-llm capture  --model M.gguf --text FILE --layers L[,L...] [--tokens N] --out FILE\n"
+    "       skv-llm grams    --model M.gguf --text FILE... --out FILE [--tokens N]\n"
     "MODE: exact | spectral:BPE        (BPE: bits per element in the pages, such as 4.3)\n"
-    "JSON goes to FILE, or to standard output when FILE is -.\n";
+    "      | fast:BPE | small:BPE      (the same, and the profile is per head, or joint)\n"
+    "      | cold:BPE                  (pages for storage; their profile is --cold FILE)\n"
+    "      | " CLASSIC_WORDS "\n"
+    "      | " BASELINE_WORDS "\n"
+    "JSON and HTML go to FILE, or to standard output when FILE is -.\n";
 
 static int usage(const char *what, const char *word)
 {
@@ -112,10 +128,13 @@ static int take_value(options *o, const char *name, const char *value)
     int bad = 0;
     if (!strcmp(name, "--model")) o->model = value;
     else if (!strcmp(name, "--profile")) o->profile = value;
+    else if (!strcmp(name, "--grams")) o->grams = value;
+    else if (!strcmp(name, "--cold")) o->cold = value;
     else if (!strcmp(name, "--out")) o->out = value;
     else if (!strcmp(name, "--prompt")) o->prompt = value;
     else if (!strcmp(name, "--kv")) o->kv = value;
     else if (!strcmp(name, "--json")) o->json = value;
+    else if (!strcmp(name, "--html")) o->html = value;
     else if (!strcmp(name, "-n")) bad = to_int(value, 1, &o->n);
     else if (!strcmp(name, "--ctx")) bad = to_int(value, 2, &o->ctx);
     else if (!strcmp(name, "--start")) bad = to_int(value, 0, &o->start);
@@ -128,6 +147,9 @@ static int take_value(options *o, const char *name, const char *value)
     else if (!strcmp(name, "--group")) {
         o->joint = !strcmp(value, "joint");
         if (!o->joint) bad = to_int(value, 1, &o->group);
+    } else if (!strcmp(name, "--price")) {
+        o->price_norm = !strcmp(value, "norm");
+        bad = o->price_norm || !strcmp(value, "measured") ? 0 : -1;
     } else if (!strcmp(name, "--seed")) {
         char *end;
         o->seed = strtoull(value, &end, 10);
@@ -145,11 +167,12 @@ static int take_value(options *o, const char *name, const char *value)
     return bad ? -1 : 1;
 }
 
-/* Options of a command from argv[2]; words without a dash after --text are more texts, and for
- * inspect the profile. 0, or 2 with the message printed. */
+/* Options of a command from argv[2]; words without a dash after --text are more texts, for plot
+ * files of rows, for inspect the profile. 0, or 2 with the message printed. */
 static int parse(options *o, int argc, char **argv)
 {
     int i, r, listing = 0, inspect = !strcmp(argv[1], "inspect");
+    int plot = !strcmp(argv[1], "plot");
     memset(o, 0, sizeof *o);
     o->n = 128;
     o->ctx = 1024;
@@ -161,7 +184,7 @@ static int parse(options *o, int argc, char **argv)
     for (i = 2; i < argc; i++) {
         if (argv[i][0] != '-') {
             if (inspect && !o->profile) o->profile = argv[i];
-            else if (listing && o->n_texts < MAX_TEXTS) o->texts[o->n_texts++] = argv[i];
+            else if ((listing || plot) && o->n_texts < MAX_TEXTS) o->texts[o->n_texts++] = argv[i];
             else return usage("unexpected word", argv[i]);
             continue;
         }
@@ -215,7 +238,7 @@ static FILE *json_open(const char *path)
 static int json_close(FILE *f)
 {
     int bad = ferror(f) || (f != stdout && fclose(f));
-    if (bad) fprintf(stderr, "skv-llm: cannot write the JSON file\n");
+    if (bad) fprintf(stderr, "skv-llm: cannot write the output file\n");
     return bad ? 1 : 0;
 }
 
@@ -237,6 +260,72 @@ static int save_profile(const skv_profile *p, const char *path, char *err)
     return bad;
 }
 
+/* Range of the prices, as a person reads it */
+static void print_prices(const llm_calibration *c, int n_layers)
+{
+    const llm_prices *m = c->prices;
+    double least[2], most[2];
+    int i;
+    for (i = 0; i < 2 * n_layers; i++) {
+        double x = c->price[i];
+        if (i < 2 || x < least[i & 1]) least[i & 1] = x;
+        if (i < 2 || x > most[i & 1]) most[i & 1] = x;
+    }
+    printf("Prices: K %.3g to %.3g, V %.3g to %.3g; ", least[0], most[0], least[1], most[1]);
+    if (m && m->n_samples)
+        printf("measured on %d passages, %d streams silent, log error %.2f of spread %.2f, "
+               "trust %.2f\n", m->n_samples, m->silent, m->noise, m->spread, m->trust);
+    else if (m)
+        printf("from norms: the texts are too short to measure them (%d tokens)\n",
+               LLM_PRICE_TOKENS);
+    else printf("from norms\n");
+}
+
+static int prices_json(const options *o, const llm_calibration *c, int n_layers)
+{
+    const llm_prices *m = c->prices;
+    FILE *f = json_open(o->json);
+    int kind, l;
+    if (!f) return 1;
+    fprintf(f, "{\"passages\": %d, \"silent\": %d, \"noise\": %.6g, \"spread\": %.6g, "
+            "\"trust\": %.6g", m ? m->n_samples : 0, m ? m->silent : 0, m ? m->noise : 0.0,
+            m ? m->spread : 0.0, m ? m->trust : 0.0);
+    for (kind = 0; kind < 2; kind++) {
+        fprintf(f, ", \"price_%c\": [", kind ? 'v' : 'k');
+        for (l = 0; l < n_layers; l++) fprintf(f, "%s%.6g", l ? ", " : "", c->price[2 * l + kind]);
+        fputc(']', f);
+    }
+    fprintf(f, ", \"seconds_price\": %.3f}\n", c->seconds_price);
+    return json_close(f);
+}
+
+/* Cold pages' profile to and from a file. 0, or -1 with a sentence. */
+static int cold_save(const skv_cold_profile *p, const char *path, char *err)
+{
+    size_t bytes = 0;
+    void *data;
+    int bad;
+    skv_cold_profile_save(p, NULL, 0, &bytes);
+    data = malloc(bytes);
+    bad = !data || skv_cold_profile_save(p, data, bytes, &bytes) != SKV_OK;
+    if (bad) snprintf(err, GGUF_ERR_BYTES, "out of memory");
+    else bad = llm_write_file(path, data, bytes, err);
+    free(data);
+    return bad ? -1 : 0;
+}
+
+static int cold_load(skv_cold_profile **out, const char *path, char *err)
+{
+    void *data = NULL;
+    size_t bytes = 0;
+    skv_result r;
+    if (llm_read_file(path, &data, &bytes, err)) return -1;
+    r = skv_cold_profile_load(out, data, bytes, NULL, NULL);
+    free(data);
+    if (r != SKV_OK) snprintf(err, GGUF_ERR_BYTES, "%s: %s", path, skv_result_text(r));
+    return r == SKV_OK ? 0 : -1;
+}
+
 static int command_profile(options *o)
 {
     char err[GGUF_ERR_BYTES], text[2048];
@@ -252,14 +341,23 @@ static int command_profile(options *o)
     c.n_tokens = o->tokens;
     c.texts = o->texts;
     c.head_group = o->joint ? (uint32_t)e.c->n_kv_heads : (uint32_t)o->group;
-    if (llm_calibrate(&p, e.g, e.m, e.t, &c, &o->target, err) || save_profile(p, o->out, err)) {
+    c.price_norm = o->price_norm;
+    c.cold_depth = o->cold != NULL;
+    if (llm_calibrate(&p, e.g, e.m, e.t, &c, &o->target, err) || save_profile(p, o->out, err) ||
+        (o->cold && cold_save(c.cold, o->cold, err))) {
         r = complain(err);
     } else {
         if (skv_profile_summary(p, &o->target, text, sizeof text, NULL) == SKV_OK)
             fputs(text, stdout);
-        printf("Time: model %.1f s, Grams %.1f s, fit %.1f s; Grams held %.1f MB\n",
-               c.seconds_model, c.seconds_gram, c.seconds_fit, (double)c.profiler_bytes / 1e6);
+        print_prices(&c, e.c->n_layers);
+        printf("Time: model %.1f s, Grams %.1f s, fit %.1f s, prices %.1f s; Grams held %.1f MB\n",
+               c.seconds_model, c.seconds_gram, c.seconds_fit, c.seconds_price,
+               (double)c.profiler_bytes / 1e6);
+        if (o->json) r = prices_json(o, &c, e.c->n_layers);
     }
+    llm_prices_free(c.prices);
+    free(c.price);
+    skv_cold_profile_free(c.cold);
     skv_profile_free(p);
     engine_close(&e);
     return r;
@@ -331,15 +429,80 @@ static int parse_modes(const char *list, llm_mode *modes, int *n, char *err)
     return -1;
 }
 
-static void verdict_json(FILE *f, const llm_verdict *v, size_t profile_bytes)
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static void verdict_json(FILE *f, const options *o, const llm_verdict *v, size_t profile_bytes)
 {
     fprintf(f, "{\"mode\": \"%s\", \"tokens\": %d, \"bpe\": %.4f, \"bpe_pages\": %.4f, "
             "\"profile_bytes\": %zu, \"ratio\": %.4f, \"kl_mean\": %.6g, \"kl_p99\": %.6g, "
             "\"top1\": %.5f, \"ppl_exact\": %.5f, \"ppl\": %.5f, \"seconds\": %.3f, "
-            "\"cache_bytes\": %zu, \"page_bytes\": %zu, \"outlier_rows\": %zu}\n", v->mode.name,
-            v->tokens, v->bpe, v->bpe_pages, v->mode.spectral ? profile_bytes : 0, v->ratio,
+            "\"cache_bytes\": %zu, \"page_bytes\": %zu, \"outlier_rows\": %zu, ", v->mode.name,
+            v->tokens, v->bpe, v->bpe_pages, v->mode.profile ? profile_bytes : 0, v->ratio,
             v->kl_mean, v->kl_p99, v->top1, v->ppl_exact, v->ppl, v->seconds, v->usage.bytes,
             v->usage.page_bytes, v->usage.outlier_rows);
+    fprintf(f, "\"start\": %d, \"sinks\": %d, \"window\": %d, \"model\": ", o->start, LLM_SINKS,
+            LLM_WINDOW);
+    print_json_string(f, base_name(o->model));
+    fputs(", \"text\": ", f);
+    print_json_string(f, base_name(o->texts[0]));
+    fputs("}\n", f);
+}
+
+static int write_html(const char *path, const llm_plot *plot)
+{
+    FILE *f = json_open(path);
+    int bad;
+    if (!f) return 1;
+    bad = llm_plot_write(f, plot);
+    return json_close(f) || bad ? 1 : 0;
+}
+
+static int verdict_html(const options *o, const llm_verdict *v, int n)
+{
+    llm_plot *plot = calloc(1, sizeof *plot);
+    int i, r;
+    if (!plot) return 1;
+    plot->ctx = n ? v[0].tokens : 0;
+    plot->start = o->start;
+    plot->sinks = LLM_SINKS;
+    plot->window = LLM_WINDOW;
+    llm_plot_name(plot->model, sizeof plot->model, base_name(o->model));
+    llm_plot_name(plot->text, sizeof plot->text, base_name(o->texts[0]));
+    for (i = 0; i < n; i++) {
+        llm_plot_row row;
+        memset(&row, 0, sizeof row);
+        memcpy(row.mode, v[i].mode.name, sizeof row.mode);
+        row.bpe = v[i].bpe;
+        row.bpe_pages = v[i].bpe_pages;
+        row.kl_mean = v[i].kl_mean;
+        row.kl_p99 = v[i].kl_p99;
+        row.top1 = v[i].top1;
+        row.ppl_change = v[i].ppl / v[i].ppl_exact - 1;
+        (void)llm_plot_add(plot, &row);         /* MAX_MODES fit */
+    }
+    r = write_html(o->html, plot);
+    free(plot);
+    return r;
+}
+
+static int command_plot(const options *o)
+{
+    char err[GGUF_ERR_BYTES];
+    llm_plot *plot;
+    int i, r = 0;
+    if (!o->n_texts || !o->html) return usage("plot needs files of rows and --html", NULL);
+    plot = calloc(1, sizeof *plot);
+    if (!plot) return complain("out of memory");
+    for (i = 0; i < o->n_texts && !r; i++)
+        if (llm_plot_read(plot, o->texts[i], err)) r = complain(err);
+    if (!r && !plot->n) r = complain("no rows in these files");
+    if (!r) r = write_html(o->html, plot);
+    free(plot);
+    return r;
 }
 
 static int report(const options *o, const llm_verdict *v, int n, size_t profile_bytes)
@@ -349,10 +512,11 @@ static int report(const options *o, const llm_verdict *v, int n, size_t profile_
     if (o->json) {
         f = json_open(o->json);
         if (!f) return 1;
-        for (i = 0; i < n; i++) verdict_json(f, &v[i], profile_bytes);
+        for (i = 0; i < n; i++) verdict_json(f, o, &v[i], profile_bytes);
         if (json_close(f)) return 1;
-        if (!strcmp(o->json, "-")) return 0;
     }
+    if (o->html && verdict_html(o, v, n)) return 1;
+    if ((o->json && !strcmp(o->json, "-")) || (o->html && !strcmp(o->html, "-"))) return 0;
     printf("%-16s %7s %7s %7s %9s %9s %7s %9s %9s %7s\n", "mode", "bpe", "pages", "ratio",
            "KL mean", "KL p99", "top-1", "ppl exact", "ppl", "s");
     for (i = 0; i < n; i++)
@@ -368,7 +532,10 @@ static int command_judge(const options *o)
     llm_mode modes[MAX_MODES];
     llm_verdict v[MAX_MODES];
     engine e;
+    llm_mode_env env;
     skv_profile *p = NULL;
+    struct baseline_grams *grams = NULL;
+    skv_cold_profile *cold = NULL;
     size_t profile_bytes = 0;
     int n_modes = 0, n, r, *ids;
     if (!o->kv || o->n_texts != 1) return usage("judge needs --kv and one --text", NULL);
@@ -379,12 +546,21 @@ static int command_judge(const options *o)
     if (!ids) r = complain("out of memory");
     if (!r && o->profile && llm_profile_load(&p, o->profile, e.g, e.c, &profile_bytes, err))
         r = complain(err);
+    if (!r && o->grams && baseline_grams_load(&grams, o->grams, e.c, err)) r = complain(err);
+    if (!r && o->cold && cold_load(&cold, o->cold, err)) r = complain(err);
     if (!r) {
+        env.c = e.c;
+        env.cold = cold;
+        env.profile = p;
+        env.grams = grams;
         n = llm_file_tokens(e.t, o->texts[0], o->ctx, ids, err);
-        if (n < 0 || llm_judge(v, modes, n_modes, e.m, p, ids, n, o->start, err)) r = complain(err);
+        if (n < 0 || llm_judge(v, modes, n_modes, e.m, &env, ids, n, o->start, err))
+            r = complain(err);
     }
     if (!r) r = report(o, v, n_modes, profile_bytes);
     skv_profile_free(p);
+    baseline_grams_free(grams);
+    skv_cold_profile_free(cold);
     free(ids);
     engine_close(&e);
     return r;
@@ -393,11 +569,9 @@ static int command_judge(const options *o)
 /* generate ------------------------------------------------------------------------------------ */
 typedef struct talk {
     engine e;
-    llm_kv_exact *exact;
-    skv_cache *cache;
+    llm_lane lane;
     skv_profile *profile;
-    skv_layer *layers;
-    llm_kv kv;
+    struct baseline_grams *grams;
     llm_run *run;
     llm_sampler *sampler;
     float *logits;
@@ -407,10 +581,9 @@ typedef struct talk {
 
 static void talk_close(talk *t)
 {
-    llm_kv_exact_free(t->exact);
-    skv_cache_free(t->cache);
+    llm_lane_free(&t->lane);
     skv_profile_free(t->profile);
-    free(t->layers);
+    baseline_grams_free(t->grams);
     llm_run_free(t->run);
     llm_sampler_free(t->sampler);
     free(t->logits);
@@ -451,28 +624,22 @@ static int talk_open(talk *t, const options *o, char *err)
     llm_mode mode;
     const char *kv = o->kv ? o->kv : "exact";
     size_t bytes = 0;
-    skv_model model;
+    llm_mode_env env;
     if (llm_mode_parse(&mode, kv, strlen(kv), err) || talk_tokens(t, o, err)) return -1;
-    t->layers = malloc((size_t)t->e.c->n_layers * sizeof *t->layers);
     t->logits = malloc((size_t)t->e.c->n_vocab * sizeof *t->logits);
-    if (!t->layers || !t->logits) {
+    if (!t->logits) {
         snprintf(err, GGUF_ERR_BYTES, "out of memory");
         return -1;
     }
-    if (mode.spectral) {
-        if (!o->profile) {
-            snprintf(err, GGUF_ERR_BYTES, "--kv %s needs --profile P.skv", kv);
-            return -1;
-        }
-        if (llm_profile_load(&t->profile, o->profile, t->e.g, t->e.c, &bytes, err)) return -1;
-        model = llm_skv_model(t->e.c, 0, t->layers);
-        if (llm_kv_spectral_new(&t->cache, t->profile, &model, &mode.target, t->max, err))
-            return -1;
-        t->kv = llm_kv_spectral_ops(t->cache);
-    } else {
-        if (llm_kv_exact_new(&t->exact, t->e.c, t->max, err)) return -1;
-        t->kv = llm_kv_exact_ops(t->exact);
-    }
+    if (mode.profile && o->profile &&
+        llm_profile_load(&t->profile, o->profile, t->e.g, t->e.c, &bytes, err))
+        return -1;
+    if (o->grams && baseline_grams_load(&t->grams, o->grams, t->e.c, err)) return -1;
+    env.c = t->e.c;
+    env.profile = t->profile;
+    env.grams = t->grams;
+    env.cold = NULL;
+    if (llm_lane_open(&t->lane, &mode, &env, t->max, err)) return -1;
     return llm_run_new(&t->run, t->e.m, err) ||
            llm_sampler_new(&t->sampler, t->e.c->n_vocab, o->temp, o->top_k, o->top_p, o->seed, err)
            ? -1 : 0;
@@ -480,10 +647,10 @@ static int talk_open(talk *t, const options *o, char *err)
 
 static int talk_forward(talk *t, const int *ids, int n, int pos, float *logits, char *err)
 {
-    int r = llm_forward(t->e.m, t->run, ids, n, pos, &t->kv, NULL, logits, logits ? 1 : 0);
+    int r = llm_forward(t->e.m, t->run, ids, n, pos, &t->lane.kv, NULL, logits, logits ? 1 : 0);
     if (r)
         snprintf(err, GGUF_ERR_BYTES, "token %d: %s", pos,
-                 t->cache ? skv_result_text((skv_result)r) : "the forward pass failed");
+                 llm_lane_error(&t->lane, r));
     return r ? -1 : 0;
 }
 
@@ -527,25 +694,22 @@ static int talk_run(talk *t, const options *o, char *err)
 
 static int talk_report(const talk *t, const options *o)
 {
-    double speed = t->seconds > 0 ? t->n_out / t->seconds : 0, bpe = 16;
-    size_t bytes = t->exact ? llm_kv_exact_bytes_f16(t->exact) : 0;
+    double speed = t->seconds > 0 ? t->n_out / t->seconds : 0;
+    llm_lane_stats k;
     FILE *f;
-    skv_usage u;
     int i;
-    if (t->cache && skv_cache_usage(t->cache, &u) == SKV_OK) {
-        bytes = u.bytes;
-        bpe = u.bpe;
-    }
+    llm_lane_measure(&t->lane, &k);
     fprintf(stderr, "%d + %d tokens; prompt %.2f s, then %.1f tokens/s; cache %s: %zu bytes "
             "(%.2f bits per element%s)\n", t->n_prompt, t->n_out, t->prompt_seconds, speed,
-            o->kv ? o->kv : "exact", bytes, bpe, t->cache ? ", all counted" : ", as f16");
+            o->kv ? o->kv : "exact", k.bytes, k.bpe, t->lane.exact ? ", as f16" : ", all counted");
     if (!o->json) return 0;
     f = json_open(o->json);
     if (!f) return 1;
     fprintf(f, "{\"mode\": \"%s\", \"prompt_tokens\": %d, \"tokens\": %d, "
             "\"prompt_seconds\": %.4f, \"tokens_per_second\": %.3f, \"cache_bytes\": %zu, "
             "\"bpe\": %.4f, \"ids\": [",
-            o->kv ? o->kv : "exact", t->n_prompt, t->n_out, t->prompt_seconds, speed, bytes, bpe);
+            o->kv ? o->kv : "exact", t->n_prompt, t->n_out, t->prompt_seconds, speed,
+            k.bytes, k.bpe);
     for (i = 0; i < t->n_out; i++) fprintf(f, "%s%d", i ? ", " : "", t->ids[t->n_prompt + i]);
     fprintf(f, "]}\n");
     return json_close(f);
@@ -583,6 +747,21 @@ static int command_capture(const options *o)
     return r;
 }
 
+/* grams --------------------------------------------------------------------------------------- */
+static int command_grams(const options *o)
+{
+    char err[GGUF_ERR_BYTES];
+    engine e;
+    int r;
+    if (!o->n_texts || !o->out) return usage("grams needs --text and --out", NULL);
+    r = engine_open(&e, o->model);
+    if (r) return r;
+    if (baseline_grams_make(o->out, e.m, e.t, o->texts, o->n_texts, o->tokens, err))
+        r = complain(err);
+    engine_close(&e);
+    return r;
+}
+
 int main(int argc, char **argv)
 {
     options o;
@@ -598,6 +777,8 @@ int main(int argc, char **argv)
     if (!strcmp(argv[1], "profile")) return command_profile(&o);
     if (!strcmp(argv[1], "inspect")) return command_inspect(&o);
     if (!strcmp(argv[1], "judge")) return command_judge(&o);
+    if (!strcmp(argv[1], "plot")) return command_plot(&o);
     if (!strcmp(argv[1], "capture")) return command_capture(&o);
+    if (!strcmp(argv[1], "grams")) return command_grams(&o);
     return usage("unknown command", argv[1]);
 }

@@ -45,6 +45,14 @@ int llm_model_post_attention_norm(const llm_model *m, int layer, float *gain)
     return 1;
 }
 
+int llm_model_rope(const llm_model *m, int layer, float *freqs)
+{
+    const double *f = llm_layer_window(&m->c, layer) ? m->freqs_local : m->freqs;
+    int i;
+    for (i = 0; i < m->c.head_dim / 2; i++) freqs[i] = (float)f[i];
+    return m->family == LLM_LLAMA;
+}
+
 /* out = x / rms(x) * gain for each of n rows; out may be x */
 static void rms_norm(const float *x, const float *gain, float eps, size_t n, size_t width,
                      float *out)
@@ -221,22 +229,24 @@ static void feed_forward(const llm_model *m, llm_run *r, int l, int n)
     add(r->x, r->h, (size_t)n * embd);
 }
 
-int llm_forward(const llm_model *m, llm_run *r, const int *tokens, int n, int pos, llm_kv *kv,
-                const llm_probe *probe, float *logits, int n_logits)
+static int bad_call(int n, int pos, const float *logits, int n_logits)
+{
+    if (n < 1 || n > LLM_CHUNK || pos < 0 || pos > INT_MAX - n) return 1;
+    return logits && (n_logits < 0 || n_logits > n);
+}
+
+/* Layers first .. and the logits, from the residual stream in r->x. */
+static int run_layers(const llm_model *m, llm_run *r, int first, int n, int pos, llm_kv *kv,
+                      const llm_probe *probe, float *logits, int n_logits)
 {
     const llm_config *c = &m->c;
     size_t embd = (size_t)c->n_embd;
     quant_input in;
     quant_job output;
-    int t, l, code;
-    if (n < 1 || n > LLM_CHUNK || pos < 0 || pos > INT_MAX - n) return -1;
-    if (logits && (n_logits < 0 || n_logits > n)) return -1;
-    for (t = 0; t < n; t++)
-        if (tokens[t] < 0 || tokens[t] >= c->n_vocab) return -1;
-    embed(m, tokens, n, r->x);
+    int l, code;
     fill_angles(m->freqs, c->head_dim, n, pos, r->angles[0]);
     fill_angles(m->freqs_local, c->head_dim, n, pos, r->angles[1]);
-    for (l = 0; l < c->n_layers; l++) {
+    for (l = first; l < c->n_layers; l++) {
         if ((code = attention(m, r, l, n, kv, probe)) != 0) return code;
         feed_forward(m, r, l, n);
         if (probe && probe->residual) probe->residual(probe->self, l, r->x, n);
@@ -251,4 +261,23 @@ int llm_forward(const llm_model *m, llm_run *r, const int *tokens, int n, int po
     quant_matmul(&output, 1, &in);
     soft_cap(logits, (size_t)n_logits * (size_t)c->n_vocab, c->final_softcap);
     return 0;
+}
+
+int llm_forward(const llm_model *m, llm_run *r, const int *tokens, int n, int pos, llm_kv *kv,
+                const llm_probe *probe, float *logits, int n_logits)
+{
+    int t;
+    if (bad_call(n, pos, logits, n_logits)) return -1;
+    for (t = 0; t < n; t++)
+        if (tokens[t] < 0 || tokens[t] >= m->c.n_vocab) return -1;
+    embed(m, tokens, n, r->x);
+    return run_layers(m, r, 0, n, pos, kv, probe, logits, n_logits);
+}
+
+int llm_forward_from(const llm_model *m, llm_run *r, int first, const float *x, int n, int pos,
+                     llm_kv *kv, const llm_probe *probe, float *logits, int n_logits)
+{
+    if (bad_call(n, pos, logits, n_logits) || first < 1 || first >= m->c.n_layers) return -1;
+    memcpy(r->x, x, (size_t)n * (size_t)m->c.n_embd * sizeof *x);
+    return run_layers(m, r, first, n, pos, kv, probe, logits, n_logits);
 }

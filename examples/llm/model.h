@@ -50,6 +50,10 @@ int  llm_layer_window(const llm_config *c, int layer);   /* sliding window of a 
 void llm_model_output_projection(const llm_model *m, int layer, float *out);
 int  llm_model_post_attention_norm(const llm_model *m, int layer, float *gain);
 
+/* RoPE of a layer: radians per position into freqs [head_dim / 2]; returns whether the pairs are
+ * elements (2i, 2i + 1), else (i, i + head_dim / 2). */
+int  llm_model_rope(const llm_model *m, int layer, float *freqs);
+
 #define LLM_CHUNK 64                /* most tokens that one call of llm_forward takes */
 typedef struct llm_run llm_run;     /* activations of one sequence; allocated once */
 int  llm_run_new(llm_run **out, const llm_model *m, char *err);
@@ -59,4 +63,10 @@ void llm_run_free(llm_run *r);
  * the last n_logits tokens. Returns 0; -1 for a bad token or count; or the llm_kv's own code. */
 int  llm_forward(const llm_model *m, llm_run *r, const int *tokens, int n, int pos, llm_kv *kv,
                  const llm_probe *probe, float *logits, int n_logits);
+
+/* The layers first .. of such a pass, first >= 1: x [n][n_embd] is the residual stream that layer
+ * first - 1 left (llm_probe). Gives the same bits as llm_forward with the same n and pos when the
+ * llm_kv holds the same tokens in those layers. */
+int  llm_forward_from(const llm_model *m, llm_run *r, int first, const float *x, int n, int pos,
+                      llm_kv *kv, const llm_probe *probe, float *logits, int n_logits);
 #endif
