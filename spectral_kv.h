@@ -2980,8 +2980,8 @@ SKVDEF skv_result skv_profiler_fit(const skv_profiler *p, const skv_target *fall
    tokens; the entry of ~window is minus that of window, so half is kept.
 
    h = 10, 12, 14, 16: scalar codes of 5 to 8 bits, Lloyd-Max levels for a unit normal (Max 1960; 7
-   and 8 uniform). Code c >= 2^(w-1) is +half[c - 2^(w-1)], below it mirrors. Widths 1 to 4 of that
-   table serve >>classic. */
+   and 8 uniform). Code c >= 2^(w-1) is +half[c - 2^(w-1)], below it mirrors. Widths 1 to 4 are
+   there for comparison (tests/test_quant.c): the trellis has less error. */
 #define SKVI_MODES 13u              /* half bits a channel may take, the plan's choices */
 #define SKVI_TRELLIS_MODES 9u       /* of them, none and the trellis */
 static const unsigned char skvi_mode_half[SKVI_MODES] = {

@@ -1,4 +1,4 @@
-/* spectral_kv_cuda.cuh - v0.1.0 - the CUDA companion of spectral_kv.h. One file, C, C++ or nvcc.
+/* spectral_kv_cuda.cuh - v0.2.0 - the CUDA companion of spectral_kv.h. One file, C, C++ or nvcc.
    MIT-0 or public domain, at your choice; the text is at the end of this file.
 
    WHAT THIS VERSION DOES
@@ -28,7 +28,7 @@
 #include "spectral_kv.h"
 
 #define SKV_CUDA_VERSION_MAJOR 0
-#define SKV_CUDA_VERSION_MINOR 1
+#define SKV_CUDA_VERSION_MINOR 2
 #define SKV_CUDA_VERSION_PATCH 0
 
 #if SKV_CUDA_VERSION_MAJOR != SKV_VERSION_MAJOR || SKV_CUDA_VERSION_MINOR != SKV_VERSION_MINOR
