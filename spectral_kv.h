@@ -4144,8 +4144,27 @@ static uint32_t skvi_page_rms(const float *u, const unsigned char *use)
     return skvi_nearest_scale(count ? sqrtf(sum / (float)count) : 0);
 }
 
-/* Trellis codes of n <= LANES channels of the same h; scale[] comes with the root mean squares, at
-   least low + 2, and leaves with what was taken: that or the step below, by the error of a free
+/* Scale to start from: the root mean square, or above it where a few tokens lie so far out that
+   cutting them off would cost more than a coarser scale does to all. */
+static uint32_t skvi_page_scale(const float *u, const unsigned char *use, uint32_t m)
+{
+    float reach = 1.3f * 128 * skvi_unit_of(skvi_mode_half[m]), best = -1;
+    uint32_t rms = skvi_page_rms(u, use), s, best_s = rms, t;
+    for (s = rms; s <= rms + 12 && s < 269; s++) {
+        float scale = skvi_scale(s), cost = 64 * skvi_distortion[m] * scale * scale;
+        for (t = 0; t < SKVI_P; t++) {
+            float beyond = use[t] ? fabsf(u[t]) - reach * scale : 0;
+            cost += beyond > 0 ? beyond * beyond : 0;
+        }
+        if (best >= 0 && cost >= best) break;
+        best = cost;
+        best_s = s;
+    }
+    return best_s;
+}
+
+/* Trellis codes of n <= LANES channels of the same h; scale[] comes with what
+   skvi_page_scale says, at least low + 2, and leaves with what was taken: that or the step below, by the error of a free
    path (tails need not meet). Then comes the path whose tails meet, in the state where the free
    path, which starts in mid-page, passes the page's end. */
 static void skvi_encode_trellis(const skvi_kernels *kern, skvi_search *v, const float *u,
@@ -4211,15 +4230,17 @@ static uint32_t skvi_encode_scalar(const skvi_coder *c, const float *u, const un
 }
 
 /* Scale 0 of a sub's nibbles: as low as the quietest channel asks for, unless the loudest one would
-   then not fit. Scalar channels come first and may want 5 steps below their root mean square. */
+   then not fit. Scalar channels come first and may want 5 steps below where they start. */
 static uint32_t skvi_sub_gain(const skvi_plan *plan, const float *u, const unsigned char *use)
 {
-    uint32_t ch, scalar = 0, most = 0, least = 255;
-    for (ch = SKVI_TRELLIS_MODES; ch < SKVI_MODES; ch++) scalar += plan->n[ch];
-    for (ch = 0; ch < plan->coded; ch++) {
-        uint32_t rms = skvi_page_rms(u + ch * SKVI_P, use), below = ch < scalar ? 5 : 2;
-        most = rms > most ? rms : most;
-        if (rms < least + below) least = rms > below ? rms - below : 0;
+    uint32_t ch, m = SKVI_MODES - 1, left = plan->n[m], most = 0, least = 255;
+    for (ch = 0; ch < plan->coded; ch++, left--) {
+        uint32_t e, below;
+        while (!left) left = plan->n[--m];
+        e = skvi_page_scale(u + ch * SKVI_P, use, m);
+        below = m >= SKVI_TRELLIS_MODES ? 5 : 2;
+        most = e > most ? e : most;
+        if (e < least + below) least = e > below ? e - below : 0;
     }
     if (most > least + 14) least = most - 14;
     return least > 255 ? 255 : least;       /* it is a byte */
@@ -4233,7 +4254,8 @@ static void skvi_encode_pass(const skvi_coder *c, const skvi_lane *lane, const s
     unsigned char *nibbles = sub + SKVI_SUB_HEADER;
     unsigned char *codes = nibbles + SKVI_SCALE_BYTES(plan->coded);
     float value[SKVI_P];
-    uint32_t ch, m, i, n, t, h, low = skvi_sub_gain(plan, lane->u, use), scale[SKVI_LANES];
+    uint32_t ch, m, i, n, t, h, scale[SKVI_LANES];
+    uint32_t low = skvi_sub_gain(plan, lane->u, use);
     sub[4] = (unsigned char)low;
     memset(nibbles, 0, SKVI_SCALE_BYTES(plan->coded));
     memset(err, 0, SKVI_P * sizeof(float));
@@ -4243,7 +4265,7 @@ static void skvi_encode_pass(const skvi_coder *c, const skvi_lane *lane, const s
             const float *u = lane->u + ch * SKVI_P;
             n = h > 8 ? 1 : end - ch < SKVI_LANES ? end - ch : SKVI_LANES;
             for (i = 0; i < n; i++) {
-                uint32_t e = skvi_page_rms(u + i * SKVI_P, use);
+                uint32_t e = skvi_page_scale(u + i * SKVI_P, use, m);
                 scale[i] = e < low + 2 ? low + 2 : e > low + 14 ? low + 14 : e;
             }
             if (h <= 8) skvi_encode_trellis(c->kern, lane->search, u, use, h, n, scale,
@@ -4276,7 +4298,7 @@ static void skvi_foresee(const skvi_stream *s, const skvi_plan *plan, const floa
         const float *x = u + ch * SKVI_P;
         float scale, base, reach;
         while (!left) left = plan->n[--m];
-        scale = m ? skvi_scale(skvi_page_rms(x, use)) : 0;
+        scale = m ? skvi_scale(skvi_page_scale(x, use, m)) : 0;
         base = skvi_distortion[m] * scale * scale;
         reach = m ? 128 * skvi_unit_of(skvi_mode_half[m]) * scale : 0;
         for (t = 0; t < SKVI_P; t++) {

@@ -448,6 +448,22 @@ TEST(tokens_not_in_use_do_not_count)
     }
 }
 
+/* A few tokens far out pull the scale up: cutting them off would be an error that no rate mends. */
+TEST(lone_spikes_are_reached)
+{
+    float u[TOKENS];
+    unsigned char use[TOKENS];
+    uint32_t m, t;
+    for (t = 0; t < TOKENS; t++) u[t] = (float)test_normal();
+    memset(use, 1, sizeof use);
+    u[5] = 40;
+    for (m = 4; m < SKVI_MODES; m++) {
+        float reach = 128 * skvi_unit_of(skvi_mode_half[m]);
+        CHECK(skvi_scale(skvi_page_scale(u, use, m)) * reach > 25);
+        CHECK(skvi_scale(skvi_page_rms(u, use)) * reach < 25);
+    }
+}
+
 /* Of two steps the search takes the better one, the scalar codes the best of many. */
 TEST(scales_are_well_chosen)
 {
@@ -458,9 +474,11 @@ TEST(scales_are_well_chosen)
     pass_run(p);
     for (i = 0; i < CHANNELS; i++) {
         const float *u = p->u + i * TOKENS;
-        uint32_t rms = skvi_page_rms(u, p->use), e = p->sub[4] + pass_nibble(p, i), w;
+        uint32_t rms, e = p->sub[4] + pass_nibble(p, i), w;
         double mine = 0, best = 1e300;
         m = pass_mode(i);
+        rms = skvi_page_scale(u, p->use, m);    /* or above it, for the tails */
+        CHECK(rms >= skvi_page_rms(u, p->use));
         w = skvi_mode_half[m] / 2u;
         if (m < SKVI_TRELLIS_MODES) {
             CHECK(e == rms || e + 1 == rms);

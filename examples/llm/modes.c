@@ -107,13 +107,12 @@ static int listed(const char *words, const char *name)
 
 static int unknown(const char *word, size_t n, char *err)
 {
-    char own[GGUF_ERR_BYTES] = "";
-    size_t used = 0;
-    int i;
-    for (i = 0; i < N_KINDS && used < sizeof own; i++)
-        used += (size_t)snprintf(own + used, sizeof own - used, "%s, ", kinds[i].form);
-    snprintf(err, GGUF_ERR_BYTES, "mode `%.*s` is not known: use %s%s", n < 24 ? (int)n : 24, word,
-             own, codec_words);
+    int i, used = snprintf(err, GGUF_ERR_BYTES, "mode `%.*s` is not known: use ",
+                           n < 24 ? (int)n : 24, word);
+    for (i = 0; i < N_KINDS && used < GGUF_ERR_BYTES; i++)
+        used += snprintf(err + used, (size_t)(GGUF_ERR_BYTES - used), "%s, ", kinds[i].form);
+    if (used < GGUF_ERR_BYTES)
+        snprintf(err + used, (size_t)(GGUF_ERR_BYTES - used), "%s", codec_words);
     return -1;
 }
 
