@@ -4163,8 +4163,8 @@ static uint32_t skvi_page_scale(const float *u, const unsigned char *use, uint32
     return best_s;
 }
 
-/* Trellis codes of n <= LANES channels of the same h; scale[] comes with what
-   skvi_page_scale says, at least low + 2, and leaves with what was taken: that or the step below, by the error of a free
+/* Trellis codes of n <= LANES channels of the same h; scale[] comes as skvi_page_scale says, at
+   least low + 2, and leaves with what was taken: that or the step below, by the error of a free
    path (tails need not meet). Then comes the path whose tails meet, in the state where the free
    path, which starts in mid-page, passes the page's end. */
 static void skvi_encode_trellis(const skvi_kernels *kern, skvi_search *v, const float *u,
