@@ -74,7 +74,8 @@
      head_dim_v in place of head_dim. The last axis is contiguous, the others have strides in
      elements (skv_span). f32, f16 and bf16 are read as they are. Query head h uses KV head
      h / (n_q_heads / n_kv_heads): MHA, GQA and MQA are the same code. head_dim is 16 to 576, any
-     number. Keys and queries come after RoPE and QK norms.
+     number. Keys and queries come after RoPE and QK norms; say how they were turned
+     (skv_profiler_rope) and they compress better.
 
    WHICH TOKENS ARE EXACT
      The first `sinks` tokens and the recent ones, in f16 (or f32). A page of 64 is encoded when
@@ -105,8 +106,8 @@
      Pages written by one build are read by every other: integers, bf16, f16 with fixed layout and
      order (skv_encode describes it). Latents are float products: a code on the border between two
      levels may come out differently under another compiler or with fused multiply-add; the search
-     for codes itself is in integers. Attention is
-     float with sums in fixed order per build. Fits are double.
+     for codes itself is in integers. Attention is float with sums in fixed order per build. Fits
+     are double.
 
    CONFIGURATION (define before the implementation; defaults in brackets)
      SKVDEF            linkage of the API [extern]
@@ -120,8 +121,8 @@
 
    LIMITS OF THIS VERSION
      Encoding and attention run on portable C kernels (one table, ready for others) but for the
-     encoder's search. Hot pages are never re-coded. Keys are compressed after RoPE, so
-     positions cannot be shifted.
+     encoder's search. Pages of a cache are never re-coded, and hold keys after RoPE: positions
+     cannot be shifted. Cold pages (>>cold) are a codec of their own, beside the cache.
 */
 #ifndef SPECTRAL_KV_H
 #define SPECTRAL_KV_H
@@ -357,7 +358,9 @@ SKVDEF skv_result skv_profile_spectrum(const skv_profile *p, uint32_t layer, skv
 
 /* The transform of one head group, owned by the profile. x is the group's heads side by side, n
    numbers: latent z_c = sqrt(variance[c]) sum_i encode[c n + i] (x_i - mean[i]), in which squared
-   error is expected output error; x_i = mean[i] + sum_c z_c decode[c n + i] / sqrt(variance[c]). */
+   error is expected output error; x_i = mean[i] + sum_c z_c decode[c n + i] / sqrt(variance[c]).
+   Keys of a layer with RoPE: x is what is left when the turned mean (skv_profiler_rope) is off,
+   which no difference of two rows of one token has to know. */
 typedef struct skv_transform {
     size_t       n;
     const float *mean, *variance;   /* [n] */
@@ -892,6 +895,20 @@ static unsigned char *skvi_align_up(void *p)
     return (unsigned char *)p + ((SKVI_ALIGN - (u & (SKVI_ALIGN - 1))) & (SKVI_ALIGN - 1));
 }
 
+/* A zeroed block for what the arena has measured; the arena starts over, on it. */
+static skv_result skvi_arena_block(skvi_arena *a, const skv_allocator *alloc, void **block,
+                                   size_t *bytes)
+{
+    if (a->overflow || a->used > (size_t)-1 / 4) return SKV_ERR_MEMORY;
+    *bytes = a->used + SKVI_ALIGN;
+    *block = alloc->alloc(alloc->user, *bytes);
+    if (!*block) return SKV_ERR_MEMORY;
+    memset(*block, 0, *bytes);
+    a->base = skvi_align_up(*block);
+    a->used = 0;
+    return SKV_OK;
+}
+
 static uint32_t skvi_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 static float skvi_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
 static int skvi_is_finite(float f) { return (skvi_bits(f) & 0x7F800000u) != 0x7F800000u; }
@@ -1071,6 +1088,13 @@ static void skvi_copy_model(skv_model *to, const skv_model *from, skv_layer *lay
 static uint32_t skvi_groups(const skv_layer *l, uint32_t head_group)
 {
     return (l->n_kv_heads + head_group - 1) / head_group;
+}
+
+/* KV heads of group g: head_group, fewer in the last one. */
+static uint32_t skvi_group_heads(const skv_layer *l, uint32_t head_group, uint32_t g)
+{
+    uint32_t left = l->n_kv_heads - g * head_group;
+    return left < head_group ? left : head_group;
 }
 
 /* 0 = the default, SKV_NONE = zero. */
@@ -2020,13 +2044,13 @@ struct skv_profiler {
     size_t        scratch_bytes;
 };
 
-static void skvi_profiler_grams(skvi_arena *a, skvi_gram *g, uint32_t n_groups, uint32_t n_kv,
-                                uint32_t head_group, uint32_t dim, int keys)
+static void skvi_profiler_grams(skvi_arena *a, skvi_gram *g, uint32_t n_groups,
+                                const skv_layer *layer, uint32_t head_group, uint32_t dim,
+                                int keys)
 {
     uint32_t i;
     for (i = 0; i < n_groups; i++) {
-        uint32_t first = i * head_group, left = n_kv - first;
-        size_t d = (size_t)(left < head_group ? left : head_group) * dim;
+        size_t d = (size_t)skvi_group_heads(layer, head_group, i) * dim;
         double *sum = (double *)skvi_take(a, d, sizeof(double));
         double *gram = (double *)skvi_take(a, d, d * sizeof(double));
         double *cross = (double *)skvi_take(a, keys ? d : 0, dim * sizeof(double));
@@ -2053,9 +2077,8 @@ static void skvi_profiler_layout(skvi_arena *a, skv_profiler *p, const skv_model
         l->price[0] = l->price[1] = 1;
         l->k = (skvi_gram *)skvi_take(a, l->n_groups, sizeof(skvi_gram));
         l->v = (skvi_gram *)skvi_take(a, l->n_groups, sizeof(skvi_gram));
-        skvi_profiler_grams(a, l->k, l->n_groups, s.n_kv_heads, p->head_group, s.head_dim, 1);
-        skvi_profiler_grams(a, l->v, l->n_groups, s.n_kv_heads, p->head_group, s.head_dim_v,
-                            0);
+        skvi_profiler_grams(a, l->k, l->n_groups, &s, p->head_group, s.head_dim, 1);
+        skvi_profiler_grams(a, l->v, l->n_groups, &s, p->head_group, s.head_dim_v, 0);
         l->mk_plain = (double *)skvi_take(a, (size_t)s.n_kv_heads * s.head_dim,
                                           s.head_dim * sizeof(double));
         l->mk = (double *)skvi_take(a, (size_t)s.n_kv_heads * s.head_dim,
@@ -2495,8 +2518,8 @@ SKVDEF skv_result skv_profiler_add(skv_profiler *p, uint32_t layer, const skv_sp
     skvi_add_layout(&a, &w, &l->shape, n_tokens, (uint32_t)g);
     first = p->sinks < n_tokens ? p->sinks : n_tokens;
     for (g = 0; g < l->n_groups; g++) {
-        size_t h0 = g * p->head_group, left = l->shape.n_kv_heads - h0;
-        size_t heads = left < p->head_group ? left : p->head_group;
+        size_t h0 = g * p->head_group;
+        size_t heads = skvi_group_heads(&l->shape, p->head_group, (uint32_t)g);
         skvi_add_gram(&l->k[g], &vk, first, n_tokens, h0, heads, w.rows, &l->turn, w.waves);
         skvi_add_gram(&l->v[g], &vv, first, n_tokens, h0, heads, w.rows, NULL, NULL);
     }
@@ -2552,8 +2575,7 @@ SKVDEF skv_result skv_profiler_merge(skv_profiler *p, const skv_profiler *other)
         const skvi_player *o = &other->player[i];
         size_t d = l->shape.head_dim, dv = l->shape.head_dim_v, kv = l->shape.n_kv_heads;
         for (g = 0; g < l->n_groups; g++) {
-            size_t left = kv - (size_t)g * p->head_group;
-            size_t heads = left < p->head_group ? left : p->head_group;
+            size_t heads = skvi_group_heads(&l->shape, p->head_group, g);
             skvi_sum(l->k[g].sum, o->k[g].sum, heads * d);
             skvi_sum(l->k[g].gram, o->k[g].gram, heads * d * heads * d);
             skvi_sum(l->k[g].cross, o->k[g].cross, heads * d * d);
@@ -2774,8 +2796,7 @@ static void skvi_profile_layout(skvi_arena *a, skv_profile *p, const skv_model *
         for (kind = 0; kind < 2; kind++)
             for (g = 0; g < n_groups; g++, at++) {
                 skvi_stream tmp, *t = a->base ? &p->stream[at] : &tmp;
-                uint32_t left = s.n_kv_heads - g * p->head_group;
-                t->heads = left < p->head_group ? left : p->head_group;
+                t->heads = skvi_group_heads(&s, p->head_group, g);
                 t->dim = kind ? s.head_dim_v : s.head_dim;
                 t->D = t->heads * t->dim;
                 t->mean = (float *)skvi_take(a, t->D, sizeof(float));
@@ -2795,8 +2816,6 @@ static skv_result skvi_profile_new(skv_profile **out, const skv_model *m, uint32
 {
     skv_profile tmp, *p;
     skvi_arena a = {NULL, 0, 0};
-    void *block;
-    size_t bytes;
     skv_result r;
     memset(&tmp, 0, sizeof tmp);
     r = skvi_pick_allocator(alloc, &tmp.alloc);
@@ -2804,17 +2823,10 @@ static skv_result skvi_profile_new(skv_profile **out, const skv_model *m, uint32
     tmp.head_group = head_group;
     (void)skvi_take(&a, 1, sizeof tmp);
     skvi_profile_layout(&a, &tmp, m, turns);
-    if (a.overflow || a.used > (size_t)-1 / 4) return SKV_ERR_MEMORY;
-    bytes = a.used + SKVI_ALIGN;
-    block = tmp.alloc.alloc(tmp.alloc.user, bytes);
-    if (!block) return SKV_ERR_MEMORY;
-    memset(block, 0, bytes);
-    a.used = 0;
-    a.base = skvi_align_up(block);
+    r = skvi_arena_block(&a, &tmp.alloc, &tmp.block, &tmp.bytes);
+    if (r != SKV_OK) return r;
     p = (skv_profile *)skvi_take(&a, 1, sizeof *p);
     *p = tmp;
-    p->block = block;
-    p->bytes = bytes;
     skvi_profile_layout(&a, p, m, turns);
     skvi_copy_model(&p->model, m, p->layers, p->name);
     *out = p;
@@ -4107,7 +4119,10 @@ static void skvi_coder_index(skvi_coder *c, float share)
 {
     const skv_profile *p = c->profile;
     uint32_t layer, i, w;
-    for (w = 1; w <= SKV_MAX_BITS; w++) skvi_cells(w, c->cells + w * 512);
+    for (i = SKVI_TRELLIS_MODES; i < SKVI_MODES; i++) {         /* the scalar widths */
+        w = skvi_mode_half[i] / 2u;
+        skvi_cells(w, c->cells + w * 512);
+    }
     for (layer = 0; layer < p->model.n_layers; layer++) {
         uint32_t at = SKVI_PAGE_HEADER;
         size_t most;
@@ -4585,7 +4600,6 @@ SKVDEF skv_result skv_codec_init(skv_codec **out, const skv_codec_desc *desc)
     skvi_arena a = {NULL, 0, 0};
     const skv_profile *p;
     float share;
-    void *block;
     skv_result r;
     uint32_t i;
     int pass;
@@ -4598,7 +4612,7 @@ SKVDEF skv_result skv_codec_init(skv_codec **out, const skv_codec_desc *desc)
     tmp.coder.profile = p;
     tmp.coder.par = desc->parallel;
     skvi_coder_sizes(&tmp.coder, &p->model, p->head_group);
-    for (pass = 0, c = &tmp, block = NULL; pass < 2; pass++) {
+    for (pass = 0, c = &tmp; pass < 2; pass++) {
         a.used = 0;
         if (pass) c = (skv_codec *)skvi_take(&a, 1, sizeof *c);
         else (void)skvi_take(&a, 1, sizeof *c);
@@ -4606,13 +4620,8 @@ SKVDEF skv_result skv_codec_init(skv_codec **out, const skv_codec_desc *desc)
         skvi_coder_layout(&a, &c->coder, &p->model);
         c->unlimited = (uint32_t *)skvi_take(&a, 2u * tmp.coder.max_groups, sizeof(uint32_t));
         if (pass) break;
-        if (a.overflow || a.used > (size_t)-1 / 4) return SKV_ERR_MEMORY;
-        tmp.bytes = a.used + SKVI_ALIGN;
-        block = tmp.alloc.alloc(tmp.alloc.user, tmp.bytes);
-        if (!block) return SKV_ERR_MEMORY;
-        memset(block, 0, tmp.bytes);
-        tmp.block = block;
-        a.base = skvi_align_up(block);
+        r = skvi_arena_block(&a, &tmp.alloc, &tmp.block, &tmp.bytes);
+        if (r != SKV_OK) return r;
     }
     r = skvi_plan_make(p, 0, &desc->target, share, c->coder.plan);
     if (r != SKV_OK) {
@@ -5615,11 +5624,11 @@ static void skvi_attend_task(void *arg, size_t g)
     const skv_layer *l = &c->layers[j->layer];
     const skvi_lane *lane = &c->coder.lane[c->coder.n_lanes > 1 ? g : 0];
     size_t G = skvi_cache_head_group(c), group = l->n_q_heads / l->n_kv_heads, row, rows, r;
-    size_t head0 = g * G * group, left = l->n_kv_heads - g * G, total = c->cl[j->layer].total;
-    size_t D = (left < G ? left : G) * l->head_dim_v;
+    size_t head0 = g * G * group, total = c->cl[j->layer].total;
+    size_t heads = skvi_group_heads(l, (uint32_t)G, (uint32_t)g), D = heads * l->head_dim_v;
     float *report = c->report + 2 * g;
     skvi_atile t;
-    rows = (left < G ? left : G) * group * j->n;
+    rows = heads * group * j->n;
     report[0] = report[1] = 0;
     for (row = 0; row < rows; row += t.n) {
         memset(&t, 0, sizeof t);
@@ -6644,6 +6653,7 @@ SKVDEF skv_result skv_report(const skv_report_desc *desc, uint32_t layer, const 
     skvi_arena a = {NULL, 0, 0};
     skv_allocator alloc;
     void *block = NULL;
+    size_t bytes = 0;
     skv_result r;
     if (!desc || !out || !n_tokens) return SKV_ERR_ARG;
     r = skvi_pick_allocator(&desc->allocator, &alloc);
@@ -6661,15 +6671,9 @@ SKVDEF skv_result skv_report(const skv_report_desc *desc, uint32_t layer, const 
     }
     if (r == SKV_OK) {
         skvi_report_layout(&a, &j);
-        if (a.overflow || a.used > (size_t)-1 / 2) r = SKV_ERR_MEMORY;
-        else block = alloc.alloc(alloc.user, a.used + SKVI_ALIGN);
-        if (!block) r = SKV_ERR_MEMORY;
+        r = skvi_arena_block(&a, &alloc, &block, &bytes);
     }
     if (block) {
-        size_t bytes = a.used + SKVI_ALIGN;
-        memset(block, 0, bytes);
-        a.base = skvi_align_up(block);
-        a.used = 0;
         skvi_report_layout(&a, &j);
         r = skvi_report_run(&j, desc, q, k, v, out, heads);
         alloc.free(alloc.user, block, bytes);
@@ -7125,10 +7129,8 @@ struct skv_cold_profile {
 /* Numbers that layer l, group g has to give to others: K and V side by side; 0: no such group. */
 static uint32_t skvi_cold_own(const skv_layer *l, uint32_t head_group, uint32_t g)
 {
-    uint32_t left;
     if (g >= skvi_groups(l, head_group)) return 0;
-    left = l->n_kv_heads - g * head_group;
-    return (left < head_group ? left : head_group) * (l->head_dim + l->head_dim_v);
+    return skvi_group_heads(l, head_group, g) * (l->head_dim + l->head_dim_v);
 }
 
 static uint32_t skvi_cold_refs(const skv_layer *layers, uint32_t head_group, uint32_t depth,
@@ -7173,8 +7175,7 @@ static void skvi_cold_profile_layout(skvi_arena *a, skv_cold_profile *p, const s
         for (kind = 0; kind < 2; kind++)
             for (g = 0; g < groups; g++, at++) {
                 skvi_coldstream tmp, *s = a->base ? &p->stream[at] : &tmp;
-                uint32_t left = l->n_kv_heads - g * p->head_group;
-                s->heads = left < p->head_group ? left : p->head_group;
+                s->heads = skvi_group_heads(l, p->head_group, g);
                 s->dim = kind ? l->head_dim_v : l->head_dim;
                 s->D = s->heads * s->dim;
                 s->R = skvi_cold_refs(layers, p->head_group, p->depth, i, g) +
@@ -7192,8 +7193,7 @@ static skv_result skvi_cold_profile_new(skv_cold_profile **out, const skv_model 
 {
     skv_cold_profile tmp, *p;
     skvi_arena a = {NULL, 0, 0};
-    void *block;
-    size_t bytes;
+    skv_result r;
     uint32_t i;
     memset(&tmp, 0, sizeof tmp);
     tmp.alloc = *alloc;
@@ -7203,17 +7203,10 @@ static skv_result skvi_cold_profile_new(skv_cold_profile **out, const skv_model 
         tmp.elements += (double)layers[i].n_kv_heads * (layers[i].head_dim + layers[i].head_dim_v);
     (void)skvi_take(&a, 1, sizeof tmp);
     skvi_cold_profile_layout(&a, &tmp, layers, m->n_layers, turn);
-    if (a.overflow || a.used > (size_t)-1 / 4) return SKV_ERR_MEMORY;
-    bytes = a.used + SKVI_ALIGN;
-    block = alloc->alloc(alloc->user, bytes);
-    if (!block) return SKV_ERR_MEMORY;
-    memset(block, 0, bytes);
-    a.used = 0;
-    a.base = skvi_align_up(block);
+    r = skvi_arena_block(&a, alloc, &tmp.block, &tmp.bytes);
+    if (r != SKV_OK) return r;
     p = (skv_cold_profile *)skvi_take(&a, 1, sizeof *p);
     *p = tmp;
-    p->block = block;
-    p->bytes = bytes;
     skvi_cold_profile_layout(&a, p, layers, m->n_layers, turn);
     skvi_copy_model(&p->model, m, p->layers, p->name);
     *out = p;
@@ -7299,7 +7292,6 @@ SKVDEF skv_result skv_chain_init(skv_chain **out, const skv_chain_desc *desc)
     skv_chain tmp, *c;
     const skv_profiler *p;
     skvi_arena a = {NULL, 0, 0};
-    void *block;
     skv_result r;
     if (!out || !desc || !desc->profiler) return SKV_ERR_ARG;
     p = desc->profiler;
@@ -7314,14 +7306,8 @@ SKVDEF skv_result skv_chain_init(skv_chain **out, const skv_chain_desc *desc)
     if (tmp.depth > SKVI_COLD_DEPTH) return SKV_ERR_ARG;
     (void)skvi_take(&a, 1, sizeof tmp);
     skvi_chain_layout(&a, &tmp, p->layers, p->player);
-    if (a.overflow || a.used > (size_t)-1 / 4) return SKV_ERR_MEMORY;
-    tmp.bytes = a.used + SKVI_ALIGN;
-    block = tmp.alloc.alloc(tmp.alloc.user, tmp.bytes);
-    if (!block) return SKV_ERR_MEMORY;
-    memset(block, 0, tmp.bytes);
-    tmp.block = block;
-    a.used = 0;
-    a.base = skvi_align_up(block);
+    r = skvi_arena_block(&a, &tmp.alloc, &tmp.block, &tmp.bytes);
+    if (r != SKV_OK) return r;
     c = (skv_chain *)skvi_take(&a, 1, sizeof *c);
     *c = tmp;
     skvi_chain_layout(&a, c, p->layers, p->player);
@@ -7353,7 +7339,7 @@ static void skvi_cold_row(const skv_layer *l, const skvi_turn *turn, const skvi_
 static float *skvi_cold_pick(const skv_layer *l, uint32_t head_group, uint32_t g, const float *row,
                              float *to)
 {
-    size_t left = l->n_kv_heads - g * head_group, n = left < head_group ? left : head_group;
+    size_t n = skvi_group_heads(l, head_group, g);
     memcpy(to, row + g * head_group * l->head_dim, n * l->head_dim * sizeof(float));
     to += n * l->head_dim;
     row += (size_t)l->n_kv_heads * l->head_dim + g * head_group * l->head_dim_v;
@@ -7756,10 +7742,9 @@ static void skvi_coldfit_noise(const skvi_coldfit *f, uint32_t g, const skvi_col
                                size_t at, size_t R)
 {
     const skv_layer *l = &f->c->layers[part->layer];
-    uint32_t left = l->n_kv_heads - g * f->c->head_group, h, heads;
+    uint32_t h, heads = skvi_group_heads(l, f->c->head_group, g);
     size_t end = at + part->n, i, j, x;
     int kind;
-    heads = left < f->c->head_group ? left : f->c->head_group;
     for (kind = 0; kind < 2; kind++) {
         size_t d = kind ? l->head_dim_v : l->head_dim;
         double price = f->p->player[part->layer].price[kind], scale;
@@ -8020,7 +8005,6 @@ SKVDEF skv_result skv_cold_init(skv_cold **out, const skv_cold_desc *desc)
     skvi_arena a = {NULL, 0, 0};
     const skv_cold_profile *p;
     double bits;
-    void *block;
     uint32_t i;
     skv_result r;
     if (!out || !desc || !desc->profile || !(desc->bpe > 0 && desc->bpe <= 12)) return SKV_ERR_ARG;
@@ -8047,14 +8031,8 @@ SKVDEF skv_result skv_cold_init(skv_cold **out, const skv_cold_desc *desc)
     tmp.most = SKVI_COLD_HEADER + 8 + 8 * tmp.max_width * SKVI_P;    /* 33 bits each, and skew */
     (void)skvi_take(&a, 1, sizeof tmp);
     skvi_cold_layout(&a, &tmp);
-    if (a.overflow || a.used > (size_t)-1 / 4) return SKV_ERR_MEMORY;
-    tmp.bytes = a.used + SKVI_ALIGN;
-    block = tmp.alloc.alloc(tmp.alloc.user, tmp.bytes);
-    if (!block) return SKV_ERR_MEMORY;
-    memset(block, 0, tmp.bytes);
-    tmp.block = block;
-    a.used = 0;
-    a.base = skvi_align_up(block);
+    r = skvi_arena_block(&a, &tmp.alloc, &tmp.block, &tmp.bytes);
+    if (r != SKV_OK) return r;
     c = (skv_cold *)skvi_take(&a, 1, sizeof *c);
     *c = tmp;
     skvi_cold_layout(&a, c);
