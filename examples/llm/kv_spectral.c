@@ -45,28 +45,54 @@ uint64_t llm_fingerprint(const gguf *g, const llm_config *c)
     return h ? h : 1;
 }
 
-int llm_profile_load(skv_profile **out, const char *path, const gguf *g, const llm_config *c,
-                     size_t *file_bytes, char *err)
-{
-    skv_layer *layers = malloc(sizeof *layers * (size_t)c->n_layers);
-    void *data = NULL;
+/* A file, and the model that it has to be made for; both to be freed by the caller, the model by
+ * its layers. */
+typedef struct blob {
+    void *data;
+    size_t bytes;
+    skv_layer *layers;
     skv_model model;
-    skv_result r;
-    if (!layers) {
+} blob;
+
+static int blob_open(blob *b, const char *path, const gguf *g, const llm_config *c, char *err)
+{
+    b->data = NULL;
+    b->bytes = 0;
+    b->layers = malloc(sizeof *b->layers * (size_t)c->n_layers);
+    if (!b->layers) {
         snprintf(err, GGUF_ERR_BYTES, "out of memory");
         return -1;
     }
-    if (llm_read_file(path, &data, file_bytes, err)) {
-        free(layers);
-        return -1;
-    }
-    model = llm_skv_model(c, llm_fingerprint(g, c), layers);
-    r = skv_profile_load(out, data, *file_bytes, &model, NULL);
-    free(data);
-    free(layers);
+    b->model = llm_skv_model(c, llm_fingerprint(g, c), b->layers);
+    if (!llm_read_file(path, &b->data, &b->bytes, err)) return 0;
+    free(b->layers);
+    return -1;
+}
+
+static int blob_close(blob *b, const char *path, skv_result r, char *err)
+{
+    free(b->data);
+    free(b->layers);
     if (r == SKV_OK) return 0;
     snprintf(err, GGUF_ERR_BYTES, "profile %.100s: %s", path, skv_result_text(r));
     return -1;
+}
+
+int llm_profile_load(skv_profile **out, const char *path, const gguf *g, const llm_config *c,
+                     size_t *file_bytes, char *err)
+{
+    blob b;
+    if (blob_open(&b, path, g, c, err)) return -1;
+    *file_bytes = b.bytes;
+    return blob_close(&b, path, skv_profile_load(out, b.data, b.bytes, &b.model, NULL), err);
+}
+
+int llm_cold_profile_load(skv_cold_profile **out, const char *path, const gguf *g,
+                          const llm_config *c, char *err)
+{
+    blob b;
+    if (blob_open(&b, path, g, c, err)) return -1;
+    return blob_close(&b, path, skv_cold_profile_load(out, b.data, b.bytes, &b.model, NULL), err);
 }
 
 /* Head groups are independent: one OpenMP loop over them is all the threading there is. */

@@ -15,6 +15,10 @@ uint64_t llm_fingerprint(const gguf *g, const llm_config *c);
 int llm_profile_load(skv_profile **out, const char *path, const gguf *g, const llm_config *c,
                      size_t *file_bytes, char *err);
 
+/* The same for the profile of cold pages. */
+int llm_cold_profile_load(skv_cold_profile **out, const char *path, const gguf *g,
+                          const llm_config *c, char *err);
+
 /* A cache; profile NULL keeps every token exact in f16. The profile must outlive it. */
 int llm_kv_spectral_new(skv_cache **out, const skv_profile *profile, const skv_model *model,
                         const skv_target *target, int max_tokens, char *err);

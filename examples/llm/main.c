@@ -299,7 +299,7 @@ static int prices_json(const options *o, const llm_calibration *c, int n_layers)
     return json_close(f);
 }
 
-/* Cold pages' profile to and from a file. 0, or -1 with a sentence. */
+/* Cold pages' profile to a file. 0, or -1 with a sentence. */
 static int cold_save(const skv_cold_profile *p, const char *path, char *err)
 {
     size_t bytes = 0;
@@ -312,18 +312,6 @@ static int cold_save(const skv_cold_profile *p, const char *path, char *err)
     else bad = llm_write_file(path, data, bytes, err);
     free(data);
     return bad ? -1 : 0;
-}
-
-static int cold_load(skv_cold_profile **out, const char *path, char *err)
-{
-    void *data = NULL;
-    size_t bytes = 0;
-    skv_result r;
-    if (llm_read_file(path, &data, &bytes, err)) return -1;
-    r = skv_cold_profile_load(out, data, bytes, NULL, NULL);
-    free(data);
-    if (r != SKV_OK) snprintf(err, GGUF_ERR_BYTES, "%s: %s", path, skv_result_text(r));
-    return r == SKV_OK ? 0 : -1;
 }
 
 static int command_profile(options *o)
@@ -547,7 +535,7 @@ static int command_judge(const options *o)
     if (!r && o->profile && llm_profile_load(&p, o->profile, e.g, e.c, &profile_bytes, err))
         r = complain(err);
     if (!r && o->grams && baseline_grams_load(&grams, o->grams, e.c, err)) r = complain(err);
-    if (!r && o->cold && cold_load(&cold, o->cold, err)) r = complain(err);
+    if (!r && o->cold && llm_cold_profile_load(&cold, o->cold, e.g, e.c, err)) r = complain(err);
     if (!r) {
         env.c = e.c;
         env.cold = cold;
