@@ -14,6 +14,7 @@ build/quality, so a run that was cut off goes on where it was; --fresh judges ag
 keeps every row (- is standard output), --html FILE draws the means, rate against KL.
 """
 import argparse
+import functools
 import glob
 import hashlib
 import json
@@ -94,13 +95,18 @@ def inputs(options, mode):
     return []
 
 
+@functools.lru_cache(maxsize=None)
+def digest(path):
+    """Of a file that stays as it is during the run; the model is large and in every stamp."""
+    with open(path, "rb") as f:
+        return hashlib.sha256(f.read()).digest()
+
+
 def stamp(paths, *words):
     """Hash of files and settings: rows with the same one need not be judged again."""
     h = hashlib.sha256(json.dumps(words).encode())
     for path in paths:
-        with open(path, "rb") as f:
-            h.update(hashlib.file_digest(f, "sha256").digest() if hasattr(hashlib, "file_digest")
-                     else hashlib.sha256(f.read()).digest())
+        h.update(digest(path))
     return h.hexdigest()[:16]
 
 
