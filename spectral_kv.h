@@ -1116,7 +1116,7 @@ typedef struct skvi_kernels {
     /* values of one channel's 64 codes of half bits h: out[t] = level * step; see >>quant */
     void (*expand)(const unsigned char *codes, uint32_t h, float step, float *out);
     /* one token of the encoder's search, in integers: see >>search */
-    void (*search)(const int32_t *c, const int16_t *level, const int32_t *x, int32_t mask,
+    void (*search)(const int32_t *c, const int32_t *level, const int32_t *x, int32_t mask,
                    uint32_t b, int32_t *d, unsigned char *from);
 } skvi_kernels;
 
@@ -1217,6 +1217,7 @@ enum { SKVI_LA_STEP = 1 };
 
 #if defined(__GNUC__) && defined(__x86_64__) && !defined(__CUDACC__) && !defined(SKV_NO_SIMD)
 #define SKVI_LA_AVX2 1
+#include <immintrin.h>
 #ifndef SKVI_LA_HAS_AVX2
 #define SKVI_LA_HAS_AVX2() __builtin_cpu_supports("avx2")
 #endif
@@ -3206,22 +3207,24 @@ static void skvi_expand_c(const unsigned char *codes, uint32_t h, float step, fl
    Viterbi search of the trellis for LANES channels of one h at once. States are windows; a step of
    b bits leads from s to (s >> b) + v G for each v < 2^b, G = 256 >> b, so 2^b neighbours s
    compete for each of G remainders. All in integers, so codes follow from the scaled latents alone:
-   costs are 16 (2 x - 2 level)^2, summed; their low four bits carry a neighbour's number through
-   the minimum. |2 x| <= 700 keeps 64 tokens and the price of a wrong start below 2^31. */
+   latents are rounded to half levels and counted, like levels, in eighths. So a difference fits in
+   16 bits, and costs, sums of its square, have four low bits free to carry a neighbour's number
+   through the minimum. SKVI_REACH keeps 64 tokens and the price of a wrong start below 2^31. */
 #define SKVI_LANES 8u
-#define SKVI_FINE 2                 /* steps per level */
-#define SKVI_REACH 700.0f           /* largest |latent|, in those steps */
+#define SKVI_FINE 8                 /* steps per level */
+#define SKVI_ROUND 4                /* of them, what latents are multiples of */
+#define SKVI_REACH 700.0f           /* largest |latent|, in multiples */
 #define SKVI_NOT_HERE 400000000     /* price of starting elsewhere: above what 16 tokens can cost */
 typedef struct skvi_search {
-    int32_t  x[SKV_PAGE_TOKENS][SKVI_LANES];            /* latents, in fine steps */
+    int32_t  x[SKV_PAGE_TOKENS][SKVI_LANES];            /* latents, in steps */
     int32_t  cost[2][256][SKVI_LANES];
     unsigned char from[SKV_PAGE_TOKENS][128][SKVI_LANES];   /* winner among the neighbours */
     unsigned char state[SKV_PAGE_TOKENS][SKVI_LANES];       /* the path found */
 } skvi_search;
 
 /* Next costs d from c, [256][LANES], one token further; mask is -1, or 0 for a token that costs
-   nothing; level[256] in fine steps; from [128][LANES] unless b is 0. */
-static void skvi_search_step_c(const int32_t *c, const int16_t *level, const int32_t *x,
+   nothing; level[256] in steps; from [128][LANES] unless b is 0. */
+static void skvi_search_step_c(const int32_t *c, const int32_t *level, const int32_t *x,
                                int32_t mask, uint32_t b, int32_t *d, unsigned char *from)
 {
     uint32_t j, k, l, n = 256u >> b, ways = 1u << b;
@@ -3241,36 +3244,67 @@ static void skvi_search_step_c(const int32_t *c, const int16_t *level, const int
         for (k = 0; k < ways; k++)
             for (l = 0; l < SKVI_LANES; l++) {
                 int32_t diff = (x[l] - level[k * n + j]) & mask;
-                d[(k * n + j) * SKVI_LANES + l] = best[l] + 16 * diff * diff;
+                d[(k * n + j) * SKVI_LANES + l] = best[l] + diff * diff;
             }
     }
 }
 
 #ifdef SKVI_LA_AVX2
-typedef int32_t skvi_i8 __attribute__((vector_size(32), aligned(4), may_alias));
+/* The low bytes of 32 numbers below 16, in the order of memory. */
+__attribute__((target("avx2")))
+static void skvi_search_from_avx2(const __m256i *who, unsigned char *from)
+{
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256i a = _mm256_packs_epi32(who[0], who[1]), b = _mm256_packs_epi32(who[2], who[3]);
+    a = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, b), order);
+    _mm256_storeu_si256((__m256i *)from, a);
+}
+
+/* The step with b in its code: a caller's constant, so that loops unroll. The high half of a
+   masked difference is 0, so one multiply of 16-bit pairs squares it. */
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_search_bits_avx2(const __m256i *in, const int32_t *level, __m256i x,
+                                         __m256i here, const uint32_t b, __m256i *out,
+                                         unsigned char *from)
+{
+    const __m256i low = _mm256_set1_epi32(15);
+    const uint32_t n = 256u >> b, ways = 1u << b;
+    __m256i who[4];
+    uint32_t i, j, k;
+    for (j = 0; j < n; j += 4) {
+        for (i = 0; i < 4; i++, in += ways) {
+            __m256i best = _mm256_loadu_si256(in);
+            SKVI_LA_UNROLL
+            for (k = 1; k < ways; k++)
+                best = _mm256_min_epi32(best, _mm256_or_si256(_mm256_loadu_si256(in + k),
+                                                              _mm256_set1_epi32((int)k)));
+            who[i] = _mm256_and_si256(best, low);
+            best = _mm256_andnot_si256(low, best);
+            SKVI_LA_UNROLL
+            for (k = 0; k < ways; k++) {
+                uint32_t s = k * n + j + i;
+                __m256i diff = _mm256_sub_epi32(x, _mm256_set1_epi32(level[s]));
+                diff = _mm256_and_si256(diff, here);
+                diff = _mm256_madd_epi16(diff, diff);
+                _mm256_storeu_si256(out + s, _mm256_add_epi32(best, diff));
+            }
+        }
+        if (b) skvi_search_from_avx2(who, from + j * SKVI_LANES);
+    }
+}
 
 __attribute__((target("avx2")))
-static void skvi_search_step_avx2(const int32_t *c, const int16_t *level, const int32_t *x,
+static void skvi_search_step_avx2(const int32_t *c, const int32_t *level, const int32_t *x,
                                   int32_t mask, uint32_t b, int32_t *d, unsigned char *from)
 {
-    const skvi_i8 *in = (const skvi_i8 *)c, low = {15, 15, 15, 15, 15, 15, 15, 15};
-    const skvi_i8 zero = {0, 0, 0, 0, 0, 0, 0, 0}, here = zero + mask;
-    skvi_i8 *out = (skvi_i8 *)d, xx = *(const skvi_i8 *)x;
-    uint32_t j, k, n = 256u >> b, ways = 1u << b;
-    for (j = 0; j < n; j++, in += ways) {
-        skvi_i8 best = in[0], who;
-        for (k = 1; k < ways; k++) {
-            skvi_i8 y = in[k] | (zero + (int32_t)k), less = y < best;
-            best = (y & less) | (best & ~less);
-        }
-        who = best & low;
-        best &= ~low;
-        for (k = 0; b && k < SKVI_LANES; k++) from[j * SKVI_LANES + k] = (unsigned char)who[k];
-        for (k = 0; k < ways; k++) {
-            skvi_i8 diff = (xx - (int32_t)level[k * n + j]) & here;
-            out[k * n + j] = best + ((diff * diff) << 4);
-        }
-    }
+    const __m256i *in = (const __m256i *)c;
+    __m256i *out = (__m256i *)d, xx = _mm256_loadu_si256((const __m256i *)x);
+    __m256i here = _mm256_set1_epi32(mask & 0xFFFF);
+    if (b == 0) skvi_search_bits_avx2(in, level, xx, here, 0, out, from);
+    else if (b == 1) skvi_search_bits_avx2(in, level, xx, here, 1, out, from);
+    else if (b == 2) skvi_search_bits_avx2(in, level, xx, here, 2, out, from);
+    else if (b == 3) skvi_search_bits_avx2(in, level, xx, here, 3, out, from);
+    else skvi_search_bits_avx2(in, level, xx, here, 4, out, from);
 }
 #endif
 
@@ -3291,14 +3325,28 @@ static const skvi_kernels *skvi_pick_kernels(void)
     return &skvi_kernels_c;
 }
 
-/* Levels of both parities in fine steps. */
-static void skvi_search_levels(uint32_t h, int16_t level[2][256])
+/* Levels of both parities in steps. */
+static void skvi_search_levels(uint32_t h, int32_t level[2][256])
 {
     uint32_t parity, w;
     for (parity = 0; parity < 2; parity++)
         for (w = 0; w < 256; w++)
-            level[parity][w] = (int16_t)(SKVI_FINE *
-                                         skvi_trellis_level(skvi_trellis_table(h, parity), w));
+            level[parity][w] = SKVI_FINE * skvi_trellis_level(skvi_trellis_table(h, parity), w);
+}
+
+/* state[] from the winners, back from the states s[LANES] after the last token. */
+static void skvi_search_trace(skvi_search *v, uint32_t h, uint32_t first, unsigned char *s)
+{
+    uint32_t i, l, t, b;
+    for (i = SKV_PAGE_TOKENS; i-- > 0;) {
+        t = (first + i) % SKV_PAGE_TOKENS;
+        b = (h + (t & 1u)) >> 1;
+        memcpy(v->state[t], s, SKVI_LANES);
+        for (l = 0; b && l < SKVI_LANES; l++) {     /* lanes inside: loads that wait side by side */
+            uint32_t rest = s[l] & ((256u >> b) - 1);
+            s[l] = (unsigned char)(rest << b | v->from[t][rest][l]);
+        }
+    }
 }
 
 /* Best paths over the 64 tokens from token first on (the page is a circle), from and to the states
@@ -3307,8 +3355,9 @@ static void skvi_search_path(const skvi_kernels *kern, skvi_search *v, const uns
                              uint32_t h, uint32_t first, const unsigned char *ends, int32_t *cost)
 {
     int32_t *c = &v->cost[0][0][0], *d = &v->cost[1][0][0], *swap;
-    uint32_t i, s, t, b, l;
-    int16_t level[2][256];
+    int32_t level[2][256], least[SKVI_LANES];
+    unsigned char s[SKVI_LANES] = {0};
+    uint32_t i, t, l;
     skvi_search_levels(h, level);
     for (i = 0; i < 256; i++)
         for (l = 0; l < SKVI_LANES; l++)
@@ -3321,20 +3370,16 @@ static void skvi_search_path(const skvi_kernels *kern, skvi_search *v, const uns
         c = d;
         d = swap;
     }
-    for (l = 0; l < SKVI_LANES; l++) {
-        s = ends ? ends[l] : 0;
-        for (i = 1; !ends && i < 256; i++)
-            s = c[i * SKVI_LANES + l] < c[s * SKVI_LANES + l] ? i : s;
-        if (cost) cost[l] = c[s * SKVI_LANES + l];
-        for (i = SKV_PAGE_TOKENS; i-- > 0;) {
-            t = (first + i) % SKV_PAGE_TOKENS;
-            b = (h + (t & 1u)) >> 1;
-            v->state[t][l] = (unsigned char)s;
-            if (!b) continue;
-            s &= (256u >> b) - 1;
-            s = s << b | v->from[t][s][l];
-        }
-    }
+    if (ends) memcpy(s, ends, sizeof s);
+    for (l = 0; l < SKVI_LANES; l++) least[l] = c[s[l] * SKVI_LANES + l];
+    for (i = 1; !ends && i < 256; i++)
+        for (l = 0; l < SKVI_LANES; l++)
+            if (c[i * SKVI_LANES + l] < least[l]) {
+                least[l] = c[i * SKVI_LANES + l];
+                s[l] = (unsigned char)i;
+            }
+    if (cost) memcpy(cost, least, sizeof least);
+    skvi_search_trace(v, h, first, s);
 }
 
 /* A lane's path to the bit stream: each token's newest bits are the top of its window. */
@@ -3350,15 +3395,15 @@ static void skvi_search_pack(const skvi_search *v, uint32_t lane, uint32_t h, un
     }
 }
 
-/* A lane's latents at a scale, in fine steps. */
+/* A lane's latents at a scale, in steps. */
 static void skvi_search_load(skvi_search *v, uint32_t lane, const float *u, uint32_t h, uint32_t e)
 {
-    float inv = SKVI_FINE / (skvi_trellis_unit[h] * skvi_scale(e));
+    float inv = SKVI_FINE / SKVI_ROUND / (skvi_trellis_unit[h] * skvi_scale(e));
     uint32_t t;
     for (t = 0; t < SKV_PAGE_TOKENS; t++) {
         float x = u[t] * inv;
         x = x > -SKVI_REACH ? x < SKVI_REACH ? x : SKVI_REACH : -SKVI_REACH;    /* NaN: the left */
-        v->x[t][lane] = (int32_t)(x + (x < 0 ? -0.5f : 0.5f));
+        v->x[t][lane] = SKVI_ROUND * (int32_t)(x + (x < 0 ? -0.5f : 0.5f));
     }
 }
 

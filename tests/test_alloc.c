@@ -1,6 +1,7 @@
 /* test_alloc.c: memory runs out at every single allocation of a scenario through the whole API. The
  * code is ERR_MEMORY, nothing leaks, objects stay as they were, the same call again succeeds, and
  * what comes out in the end is the same to the last bit. */
+#define SKV_STATIC      /* what a test does not use is not compiled */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "test.h"

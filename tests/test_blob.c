@@ -6,6 +6,7 @@
  * profile_golden_turned(), as `test_blob --write FILE` saved them with these versions of the
  * format. Never write them again: a change of the format gets a new version and a new file.
  */
+#define SKV_STATIC      /* what a test does not use is not compiled */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "profile_build.h"

@@ -1,6 +1,7 @@
 /* test_codec.c: pages without a cache. An independent decoder in double, written from the manual's
  * page format, stands beside skv_decode; residual norms are recomputed; a golden page pins the
  * bytes. */
+#define SKV_STATIC      /* what a test does not use is not compiled */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "test.h"

@@ -1,5 +1,6 @@
 /* test_cold.c: cold pages. The integer coder by itself, then pages of a made-up model whose layers
  * depend on one another. */
+#define SKV_STATIC      /* what a test does not use is not compiled */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "test.h"

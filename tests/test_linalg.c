@@ -3,6 +3,7 @@
  * cc -std=c99 -O2 -I. tests/test_linalg.c -o test_linalg -lm
  * with LAPACK as a second opinion: -DSKV_HAVE_LAPACKE ... -llapacke
  */
+#define SKV_STATIC      /* what a test does not use is not compiled */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "test.h"

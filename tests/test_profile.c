@@ -2,6 +2,7 @@
  * KQ-SVD's optimum, degenerate streams, memory.
  * cc -std=c99 -O2 -I. tests/test_profile.c -o test_profile -lm
  */
+#define SKV_STATIC      /* what a test does not use is not compiled */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "profile_build.h"

@@ -1,6 +1,7 @@
 /* test_quant.c: number formats, scalar codebooks, bit packing, page scales, small kernels and the
  * heap (trellis codes: test_trellis.c), each against an independent formula or model. Private
  * functions are called directly. */
+#define SKV_STATIC      /* what a test does not use is not compiled */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "test.h"

@@ -1,5 +1,6 @@
 /* test_report.c: skv_report against the same figures computed here in double from what a cache of
  * the same settings gives back; verdicts on good, poor, broken profiles; bounds; errors; memory. */
+#define SKV_STATIC      /* what a test does not use is not compiled */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "test.h"

@@ -1,5 +1,6 @@
 /* test_rope.c: the turned mean of keys (skv_profiler_rope): sums against their definition in
  * double, what it gains, merging, arguments, and the cache's answers far out in a sequence. */
+#define SKV_STATIC      /* what a test does not use is not compiled */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "test.h"

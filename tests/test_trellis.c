@@ -1,6 +1,7 @@
 /* test_trellis.c: the trellis codes of pages and their search, the scalar codes beside them, scales
  * and gains. Levels are read a second time from the description in >>quant; the search stands
  * against brute force. Private functions are called directly. */
+#define SKV_STATIC      /* what a test does not use is not compiled */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "test.h"
@@ -37,7 +38,7 @@ static void random_stream(unsigned char *s, uint32_t h)
     for (i = 0; i < 4 * h; i++) s[i] = (unsigned char)test_u64();
 }
 
-/* What the search counts: 16 (fine x - fine level)^2 over the tokens in use. */
+/* What the search counts: (x - level)^2 in steps over the tokens in use. */
 static int64_t stream_cost(const unsigned char *s, uint32_t h, const skvi_search *v,
                            const unsigned char *use, uint32_t lane)
 {
@@ -46,7 +47,7 @@ static int64_t stream_cost(const unsigned char *s, uint32_t h, const skvi_search
     for (t = 0; t < TOKENS; t++)
         if (use[t]) {
             int64_t d = v->x[t][lane] - SKVI_FINE * level_of(h, t, window_at(s, h, t));
-            sum += 16 * d * d;
+            sum += d * d;
         }
     return sum;
 }
@@ -57,7 +58,7 @@ static void random_latents(skvi_search *v, double sd)
     for (t = 0; t < TOKENS; t++)
         for (l = 0; l < LANES; l++) {
             double x = sd * test_normal();
-            v->x[t][l] = (int32_t)(x < -700 ? -700 : x > 700 ? 700 : x);
+            v->x[t][l] = 4 * (int32_t)(x < -700 ? -700 : x > 700 ? 700 : x);
         }
 }
 
@@ -111,7 +112,7 @@ TEST(steps_agree_bit_for_bit)
 #ifdef SKVI_LA_AVX2
     static int32_t c[256 * LANES], d[2][256 * LANES], x[LANES];
     static unsigned char from[2][128 * LANES];
-    int16_t level[256];
+    int32_t level[256];
     uint32_t b, i;
     int round;
     if (!SKVI_LA_HAS_AVX2()) SKIP("this processor has no AVX2");
@@ -122,8 +123,8 @@ TEST(steps_agree_bit_for_bit)
             c[i] = (int32_t)(test_u64() % (round % 2 ? 80000000u : 4u)) * 16;
             d[0][i] = d[1][i] = -1;
         }
-        for (i = 0; i < 256; i++) level[i] = (int16_t)((int)(test_u64() % 509) - 254);
-        for (i = 0; i < LANES; i++) x[i] = (int32_t)(test_u64() % 1401) - 700;
+        for (i = 0; i < 256; i++) level[i] = 8 * ((int)(test_u64() % 255) - 127);
+        for (i = 0; i < LANES; i++) x[i] = 4 * ((int32_t)(test_u64() % 1401) - 700);
         memset(from, 0xEE, sizeof from);
         skvi_search_step_c(c, level, x, mask, b, d[0], from[0]);
         skvi_search_step_avx2(c, level, x, mask, b, d[1], from[1]);
@@ -154,7 +155,7 @@ static int64_t brute_force(const skvi_search *v, uint32_t h, uint32_t lane, uint
             at += i ? (h + (t & 1u)) >> 1 : 0;
             w = x >> at & 255u;
             d = v->x[t][lane] - SKVI_FINE * level_of(h, t, w);
-            sum += 16 * d * d;
+            sum += d * d;
             fits &= end < 0 || t != 63 || w == (uint32_t)end;
         }
         if (fits && sum < best) best = sum;
@@ -177,7 +178,7 @@ static int64_t path_cost(const skvi_search *v, uint32_t h, const unsigned char *
         if (i || round) CHECK((s & (255u >> b)) == (uint32_t)v->state[last][lane] >> b);
         if (use[t]) {
             int64_t d = v->x[t][lane] - SKVI_FINE * level_of(h, t, s);
-            sum += 16 * d * d;
+            sum += d * d;
         }
     }
     return sum;
