@@ -313,9 +313,16 @@ SKVDEF skv_result skv_profiler_add(skv_profiler *p, uint32_t layer, const skv_sp
 SKVDEF skv_result skv_profiler_price(skv_profiler *p, uint32_t layer, double price_k,
                                      double price_v);
 
-/* Adds the sums of another profiler of the same model, head group, sinks, window, W_O, RoPE: else
-   ERR_MODEL or ERR_SHAPE. p's prices stay. */
+/* Adds the sums of another profiler of the same model, sinks, window, W_O and RoPE, whose head
+   groups are whole groups of p side by side (equal, a multiple, or all heads): else ERR_MODEL or
+   ERR_SHAPE. p's prices stay. */
 SKVDEF skv_result skv_profiler_merge(skv_profiler *p, const skv_profiler *other);
+
+/* A new profiler with p's settings, prices and sums, but smaller head groups (as for merge, else
+   ERR_SHAPE), so that one calibration with joint heads serves every size. From p's allocator, else
+   malloc. */
+SKVDEF skv_result skv_profiler_narrow(const skv_profiler *p, uint32_t head_group,
+                                      skv_profiler **out);
 
 /* >>profile -----------------------------------------------------------------------------------
    Per stream (K or V of a layer) and head group: mean, transform, its inverse, and the variance of
@@ -382,6 +389,13 @@ typedef struct skv_outlook {
 } skv_outlook;
 SKVDEF skv_result skv_profile_outlook(const skv_profile *p, const skv_target *target,
                                       skv_outlook *out);
+
+/* The head group, of the sizes that p can be narrowed to, whose profile costs least at `target`:
+   bits per element at equal error (an error half as large is worth half a bit) plus `price` bits
+   for each KV head of a group, since a query head meets the channels of all of them. Price 0 takes
+   the largest, about 0.2 already one head. Every size is fitted once. Errors: those of fit. */
+SKVDEF skv_result skv_profiler_choose_group(const skv_profiler *p, const skv_target *target,
+                                            double price, uint32_t *head_group);
 #ifndef SKV_NO_STDIO
 /* Several lines of text for a person, zero terminated. Too small a buffer: ERR_ARG, with what fits
    in text and the needed size in *bytes (which may be NULL). */
@@ -2551,12 +2565,57 @@ static int skvi_same_turn(const skvi_turn *a, const skvi_turn *b)
            !memcmp(a->freq, b->freq, a->pairs * sizeof(float));
 }
 
-SKVDEF skv_result skv_profiler_merge(skv_profiler *p, const skv_profiler *other)
+/* Whether groups of `from` heads fall into whole groups of `to` heads in every layer. */
+static int skvi_group_divides(const skv_profiler *p, uint32_t to, uint32_t from)
+{
+    uint32_t i;
+    for (i = 0; to && from % to && i < p->model.n_layers; i++)
+        if (from < p->layers[i].n_kv_heads) return 0;
+    return to != 0;
+}
+
+/* Adds the block of g's heads out of the wider `from`, in which they start at element `at`. */
+static void skvi_add_block(skvi_gram *g, size_t n, const skvi_gram *from, size_t wide, size_t at,
+                           size_t waves)
+{
+    size_t i;
+    skvi_sum(g->sum, from->sum + at, n);
+    for (i = 0; i < n; i++) skvi_sum(g->gram + i * n, from->gram + (at + i) * wide + at, n);
+    if (g->cross) skvi_sum(g->cross, from->cross + at * waves, n * waves);
+}
+
+static void skvi_add_sums(skv_profiler *p, const skv_profiler *other)
 {
     uint32_t i, g;
+    for (i = 0; i < p->model.n_layers; i++) {
+        skvi_player *l = &p->player[i];
+        const skvi_player *o = &other->player[i];
+        size_t d = l->shape.head_dim, dv = l->shape.head_dim_v, kv = l->shape.n_kv_heads;
+        for (g = 0; g < l->n_groups; g++) {
+            size_t n = skvi_group_heads(&l->shape, p->head_group, g), at = g * p->head_group;
+            uint32_t from = (uint32_t)(at / other->head_group);
+            size_t wide = skvi_group_heads(&l->shape, other->head_group, from);
+            at -= (size_t)from * other->head_group;
+            skvi_add_block(&l->k[g], n * d, &o->k[from], wide * d, at * d,
+                           2 * (size_t)l->turn.pairs);
+            skvi_add_block(&l->v[g], n * dv, &o->v[from], wide * dv, at * dv, 0);
+        }
+        skvi_sum(l->mk_plain, o->mk_plain, kv * d * d);
+        skvi_sum(l->mk, o->mk, kv * d * d);
+        skvi_sum(l->mass, o->mass, l->shape.n_q_heads);
+        skvi_sum(l->wave_sum, o->wave_sum, d);
+        skvi_sum(l->wave, o->wave, d * d);
+        l->n_tokens += o->n_tokens;
+        l->n_queries += o->n_queries;
+    }
+}
+
+SKVDEF skv_result skv_profiler_merge(skv_profiler *p, const skv_profiler *other)
+{
+    uint32_t i;
     if (!p || !other || p == other) return SKV_ERR_ARG;
-    if (p->model.n_layers != other->model.n_layers || p->head_group != other->head_group ||
-        p->sinks != other->sinks || p->window != other->window)
+    if (p->model.n_layers != other->model.n_layers || p->sinks != other->sinks ||
+        p->window != other->window || !skvi_group_divides(other, p->head_group, other->head_group))
         return SKV_ERR_SHAPE;
     if (p->model.fingerprint && other->model.fingerprint &&
         p->model.fingerprint != other->model.fingerprint)
@@ -2571,26 +2630,40 @@ SKVDEF skv_result skv_profiler_merge(skv_profiler *p, const skv_profiler *other)
             !skvi_same_turn(&p->player[i].turn, &other->player[i].turn))
             return SKV_ERR_SHAPE;
     }
+    skvi_add_sums(p, other);
+    return SKV_OK;
+}
+
+SKVDEF skv_result skv_profiler_narrow(const skv_profiler *p, uint32_t head_group,
+                                      skv_profiler **out)
+{
+    skv_profiler_desc d = SKV_ZERO;
+    skv_profiler *n = NULL;
+    uint32_t i;
+    skv_result r;
+    if (!p || !out || !head_group) return SKV_ERR_ARG;
+    if (!skvi_group_divides(p, head_group, p->head_group)) return SKV_ERR_SHAPE;
+    d.model = p->model;
+    d.head_group = head_group;
+    d.sinks = p->sinks ? p->sinks : SKV_NONE;
+    d.window = p->window ? p->window : SKV_NONE;
+    d.max_passage = p->max_passage;
+    d.max_queries = p->max_queries;
+    d.allocator = p->alloc;
+    r = skv_profiler_init(&n, &d);
+    if (r != SKV_OK) return r;
     for (i = 0; i < p->model.n_layers; i++) {
-        skvi_player *l = &p->player[i];
-        const skvi_player *o = &other->player[i];
-        size_t d = l->shape.head_dim, dv = l->shape.head_dim_v, kv = l->shape.n_kv_heads;
-        for (g = 0; g < l->n_groups; g++) {
-            size_t heads = skvi_group_heads(&l->shape, p->head_group, g);
-            skvi_sum(l->k[g].sum, o->k[g].sum, heads * d);
-            skvi_sum(l->k[g].gram, o->k[g].gram, heads * d * heads * d);
-            skvi_sum(l->k[g].cross, o->k[g].cross, heads * d * d);
-            skvi_sum(l->v[g].sum, o->v[g].sum, heads * dv);
-            skvi_sum(l->v[g].gram, o->v[g].gram, heads * dv * heads * dv);
-        }
-        skvi_sum(l->mk_plain, o->mk_plain, kv * d * d);
-        skvi_sum(l->mk, o->mk, kv * d * d);
-        skvi_sum(l->mass, o->mass, l->shape.n_q_heads);
-        skvi_sum(l->wave_sum, o->wave_sum, d);
-        skvi_sum(l->wave, o->wave, d * d);
-        l->n_tokens += o->n_tokens;
-        l->n_queries += o->n_queries;
+        const skvi_player *from = &p->player[i];
+        skvi_player *to = &n->player[i];
+        size_t dv = from->shape.head_dim_v;
+        memcpy(to->wo, from->wo, from->shape.n_q_heads * dv * dv * sizeof(float));
+        memcpy(to->price, from->price, sizeof to->price);
+        to->turn.style = from->turn.style;
+        to->turn.pairs = from->turn.pairs;
+        memcpy(to->turn.freq, from->turn.freq, from->turn.pairs * sizeof(float));
     }
+    skvi_add_sums(n, p);
+    *out = n;
     return SKV_OK;
 }
 
@@ -3539,6 +3612,49 @@ static float skvi_outlier_share(float wanted)
 static uint32_t skvi_outlier_allowance(const skvi_plan *p, float share)
 {
     return (uint32_t)((double)p->bytes * (double)share / (1 - (double)share));
+}
+
+/* The outlook of p's sums with another head group. */
+static skv_result skvi_group_outlook(const skv_profiler *p, uint32_t head_group,
+                                     const skv_target *target, skv_outlook *o)
+{
+    skv_profiler *narrow = NULL;
+    skv_profile *f = NULL;
+    skv_result r = skv_profiler_narrow(p, head_group, &narrow), e;
+    if (r != SKV_OK) return r;
+    r = skv_profiler_fit(narrow, NULL, &f);
+    skv_profiler_free(narrow);
+    if (r < SKV_OK) return r;
+    e = skv_profile_outlook(f, target, o);
+    skv_profile_free(f);
+    return e < SKV_OK ? e : r;
+}
+
+SKVDEF skv_result skv_profiler_choose_group(const skv_profiler *p, const skv_target *target,
+                                            double price, uint32_t *head_group)
+{
+    uint32_t g, i, most = 1, best = 0;
+    double least = 0;
+    skv_result worst = SKV_OK;
+    if (!p || !head_group || !(price >= 0) || !(price <= 1e6)) return SKV_ERR_ARG;
+    for (i = 0; i < p->model.n_layers; i++)
+        if (p->layers[i].n_kv_heads > most) most = p->layers[i].n_kv_heads;
+    if (most > p->head_group) most = p->head_group;
+    for (g = most; g >= 1; g--) {
+        skv_outlook o;
+        double cost;
+        skv_result r;
+        if (!skvi_group_divides(p, g, p->head_group)) continue;
+        r = skvi_group_outlook(p, g, target, &o);
+        if (r < SKV_OK) return r;
+        if (r != SKV_OK) worst = r;
+        cost = o.bpe + 0.5 * log2(o.error > 1e-300 ? o.error : 1e-300) + price * g;
+        if (best && cost >= least) continue;
+        best = g;
+        least = cost;
+    }
+    *head_group = best;
+    return worst;
 }
 
 /* >>summary ----------------------------------------------------------------------------------- */

@@ -72,6 +72,8 @@ static int story_profile(story *s)
         STEP(skv_profiler_add(s->other, i, &q, &k, &v, 100));
     }
     STEP(skv_profiler_merge(s->pr, s->other));
+    STEP(skv_profiler_choose_group(s->pr, &t, 9, &i));
+    if (i != 1) abort();
     STEP(skv_profiler_fit(s->pr, &t, &s->p));
     STEP(skv_profile_outlook(s->p, NULL, &o));
     STEP(skv_profile_summary(s->p, NULL, text, sizeof text, NULL));

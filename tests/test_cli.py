@@ -51,7 +51,9 @@ def bad_arguments():
     refused()
     for words in (["nonsense"], ["generate"], ["generate", "--nonsense"], ["generate", "--model"],
                   ["judge", "--model", "m"], ["profile", "--model", "m"],
-                  ["profile", "--price", "cheap"], ["inspect"], ["plot"],
+                  ["profile", "--price", "cheap"], ["profile", "--group", "0"],
+                  ["profile", "--group", "auto:"], ["profile", "--group", "auto:-1"],
+                  ["inspect"], ["plot"],
                   ["plot", "rows.jsonl"], ["plot", "--html", "-"]):
         refused(*words)
 
@@ -125,6 +127,17 @@ def judge_exact():
           "exact differs from exact: %s" % rows[0])
 
 
+def head_groups():
+    """--group auto: heads share a latent space where that is free, not where it is dear."""
+    source = os.path.join("examples", "text", "heldout", "scripture.txt")
+    for price, size in (("0", 3), ("16", 1)):
+        out = os.path.join(WORK, "group.skv")
+        done = run("profile", "--model", model(), "--text", source, "--tokens", "100", "--price",
+                   "norm", "--group", "auto:" + price, "--out", out)
+        check(done.returncode == 0, done.stderr)
+        check("Head groups of %d, " % size in done.stdout, done.stdout)
+
+
 def plot():
     """Rows become one page that stands alone; what are no rows is refused."""
     row = dict(tokens=1024, bpe=5, kl_p99=.1, top1=.9, ppl_exact=10, ppl=11, start=256, sinks=4,
@@ -147,7 +160,7 @@ def plot():
 def main():
     cases = Cases("test_cli", "Looks at build/skv-llm from outside.")
     for test in (bad_arguments, help_is_no_error, bad_models, bad_profiles, truncated_model,
-                 bad_modes, same_seed_same_words, judge_exact, plot):
+                 bad_modes, same_seed_same_words, judge_exact, head_groups, plot):
         cases.run(test.__name__, test)
     return cases.end()
 

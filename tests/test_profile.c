@@ -476,6 +476,48 @@ TEST(order_and_merge)
     }
 }
 
+/* Heads that say the same but for a little noise: sharing a latent space must pay. */
+static data alike(size_t n, uint32_t n_kv, size_t d)
+{
+    data x = make(n, layer_of(n_kv, n_kv, (uint32_t)d, (uint32_t)d));
+    size_t t, h, i;
+    for (t = 0; t < n; t++)
+        for (h = 1; h < n_kv; h++)
+            for (i = 0; i < d; i++) {
+                float *k = x.k + (t * n_kv + h) * d + i, *v = x.v + (t * n_kv + h) * d + i;
+                *k = x.k[t * n_kv * d + i] + 0.01f * *k;
+                *v = x.v[t * n_kv * d + i] + 0.01f * *v;
+            }
+    return x;
+}
+
+TEST(head_group_by_price)
+{
+    uint32_t g = 0, like;
+    for (like = 0; like < 2; like++) {
+        data x = like ? alike(NMAX, 4, 16) : make(NMAX, layer_of(4, 4, 16, 16));
+        skv_profiler_desc d = desc_of(&x, 4, 4, 16);
+        skv_profiler *p = profiler_of(&x, &d), *two = NULL;
+        skv_target t = SKV_ZERO;
+        t.bpe = 3;
+        CHECK(skv_profiler_choose_group(p, &t, 0, &g) == SKV_OK && g == 4);
+        CHECK(skv_profiler_choose_group(p, &t, 100, &g) == SKV_OK && g == 1);
+        /* three more heads at 0.3 bits: worth it only where they are alike */
+        CHECK(skv_profiler_choose_group(p, &t, 0.3, &g) == SKV_OK && g == (like ? 4u : 1u));
+        CHECK(skv_profiler_narrow(p, 2, &two) == SKV_OK);
+        CHECK(skv_profiler_choose_group(two, NULL, 0, &g) == SKV_OK && g == 2);
+        skv_profiler_free(two);
+        CHECK(skv_profiler_narrow(p, 3, &two) == SKV_OK);   /* 4 heads: 3 and 1 */
+        skv_profiler_free(two);
+        CHECK(skv_profiler_choose_group(p, &t, -1, &g) == SKV_ERR_ARG);
+        CHECK(skv_profiler_choose_group(p, &t, NAN, &g) == SKV_ERR_ARG);
+        CHECK(skv_profiler_choose_group(NULL, &t, 1, &g) == SKV_ERR_ARG);
+        CHECK(skv_profiler_choose_group(p, &t, 1, NULL) == SKV_ERR_ARG);
+        skv_profiler_free(p);
+        drop(&x);
+    }
+}
+
 TEST(merge_refuses_other_models)
 {
     skv_profiler_desc d, other;
@@ -493,7 +535,7 @@ TEST(merge_refuses_other_models)
     for (i = 0; i < 12; i++) {
         other = d;
         if (i == 0) other.model.n_layers = 1;
-        if (i == 1) other.head_group = 2;
+        if (i == 1) other.head_group = 2;       /* holds groups of 1, not the other way */
         if (i == 2) other.sinks = 5;
         if (i == 3) other.window = 65;
         if (i == 4) other.model.layer.n_q_heads = 8;
@@ -505,7 +547,7 @@ TEST(merge_refuses_other_models)
         if (i == 10) other.model.layer.sliding_window = 512;
         CHECK(skv_profiler_init(&o, &other) == SKV_OK);
         if (i == 11) CHECK(skv_profiler_output(o, 1, &w, 1) == SKV_OK);
-        CHECK(skv_profiler_merge(p, o) == SKV_ERR_SHAPE);
+        CHECK((i == 1 ? skv_profiler_merge(o, p) : skv_profiler_merge(p, o)) == SKV_ERR_SHAPE);
         skv_profiler_free(o);
     }
     other = d;
@@ -1423,6 +1465,7 @@ int main(int argc, char **argv)
     RUN(queries_are_sampled_evenly);
     RUN(passages_shorter_than_the_sinks);
     RUN(order_and_merge);
+    RUN(head_group_by_price);
     RUN(merge_refuses_other_models);
     RUN(latents_per_head);
     RUN(latents_of_pairs);

@@ -167,6 +167,69 @@ TEST(sums_are_those_of_unturned_keys)
     }
 }
 
+static skv_profiler *grouped(const turned *t, uint32_t head_group, const float *w_o)
+{
+    turned other = *t;
+    skv_profiler *p;
+    skv_span w = skv_f32(w_o);
+    other.head_group = head_group;
+    p = profiler_of(&other, 1);
+    CHECK(skv_profiler_output(p, 0, &w, 6) == SKV_OK);
+    CHECK(skv_profiler_price(p, 0, 2, 3) == SKV_OK);
+    return p;
+}
+
+static void same_profile(const skv_profiler *a, const skv_profiler *b)
+{
+    skv_profile *f[2] = {NULL, NULL};
+    uint32_t i, c;
+    CHECK(skv_profiler_fit(a, NULL, &f[0]) == SKV_OK && skv_profiler_fit(b, NULL, &f[1]) == SKV_OK);
+    CHECK(f[0]->n_streams == f[1]->n_streams && f[0]->sinks == f[1]->sinks &&
+          f[0]->window == f[1]->window && f[0]->n_tokens == f[1]->n_tokens);
+    for (i = 0; i < f[0]->n_streams; i++) {
+        const skvi_stream *s = &f[0]->stream[i], *t = &f[1]->stream[i];
+        CHECK(s->D == t->D && !s->turn == !t->turn);
+        for (c = 0; c < s->D; c++) {
+            CHECK_NEAR(s->var[c] / t->var[c], 1, 1e-4);
+            CHECK_NEAR(s->mean[c], t->mean[c], 1e-5);
+            if (s->turn) CHECK_NEAR(s->turn[c], t->turn[c], 1e-5);
+        }
+    }
+    skv_profile_free(f[0]);
+    skv_profile_free(f[1]);
+}
+
+/* Wider groups give, by narrow and by merge, the sums of a profiler that was narrow at once. */
+TEST(narrow_is_a_narrow_profiler)
+{
+    turned t = turned_of(4);
+    syn_data x = turned_make(&t, 7, 300, 0.1);
+    float w_o[6 * 4 * 16];
+    uint32_t from, to, i;
+    for (i = 0; i < 6 * 4 * 16; i++) w_o[i] = (float)test_normal();
+    for (from = 2; from <= 5; from++)
+        for (to = 1; to <= from; to++) {
+            skv_profiler *wide = grouped(&t, from, w_o), *want = grouped(&t, to, w_o), *got = NULL;
+            skv_profiler *merged = grouped(&t, to, w_o);
+            int fits = from % to == 0 || from >= 4;     /* of 4 heads */
+            add(wide, &x, x.n);
+            add(want, &x, x.n);
+            CHECK(skv_profiler_narrow(wide, to, &got) == (fits ? SKV_OK : SKV_ERR_SHAPE));
+            CHECK(skv_profiler_merge(merged, wide) == (fits ? SKV_OK : SKV_ERR_SHAPE));
+            CHECK(!fits == !got);
+            if (fits) {
+                same_profile(got, want);
+                same_profile(merged, want);
+                skv_profiler_free(got);
+            }
+            skv_profiler_free(wide);
+            skv_profiler_free(want);
+            skv_profiler_free(merged);
+        }
+    CHECK(skv_profiler_narrow(NULL, 1, NULL) == SKV_ERR_ARG);
+    syn_free(&x);
+}
+
 TEST(merge_is_one_profiler)
 {
     turned t = turned_of(1);
@@ -446,6 +509,7 @@ int main(int argc, char **argv)
 {
     TEST_BEGIN(argc, argv);
     RUN(sums_are_those_of_unturned_keys);
+    RUN(narrow_is_a_narrow_profiler);
     RUN(merge_is_one_profiler);
     RUN(the_plan_expects_less_error);
     RUN(idle_turn_is_harmless);

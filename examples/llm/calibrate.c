@@ -376,12 +376,28 @@ static int chain_new(passage *p, const skv_profiler *profiler, const llm_calibra
     return r == SKV_OK ? 0 : say(err, skv_result_text(r));
 }
 
+/* The fit with the head group that is worth its arithmetic. */
+static int fit_group(skv_profile **out, const skv_profiler *profiler, llm_calibration *c,
+                     const skv_target *target, char *err)
+{
+    skv_profiler *narrow = NULL;
+    skv_result r;
+    int bad;
+    if (c->group_price < 0) return fit(out, profiler, c, target, err);
+    r = skv_profiler_choose_group(profiler, target, c->group_price, &c->head_group);
+    if (r >= SKV_OK) r = skv_profiler_narrow(profiler, c->head_group, &narrow);
+    if (r < SKV_OK) return say(err, skv_result_text(r));
+    bad = fit(out, narrow, c, target, err);
+    skv_profiler_free(narrow);
+    return bad;
+}
+
 /* The fit, and that of cold pages where they are wanted. */
 static int fit_both(skv_profile **out, const passage *p, const skv_profiler *profiler,
                     llm_calibration *c, const skv_target *target, char *err)
 {
     skv_result r = SKV_OK;
-    if (fit(out, profiler, c, target, err)) return -1;
+    if (fit_group(out, profiler, c, target, err)) return -1;
     if (p->chain) r = skv_chain_fit(p->chain, profiler, &c->cold);
     return r >= SKV_OK ? 0 : say(err, skv_result_text(r));
 }

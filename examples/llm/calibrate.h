@@ -10,7 +10,8 @@
 typedef struct llm_calibration {
     int      n_texts, n_tokens;     /* passages, and tokens of each at most */
     char   **texts;                 /* file names */
-    uint32_t head_group;            /* KV heads per latent space */
+    uint32_t head_group;            /* KV heads per latent space; what was chosen, if it was */
+    double   group_price;           /* 0 or above: fewer may be chosen, at these bits a head */
     int      price_norm;            /* prices from the norms around attention, none measured */
     int      cold_depth;            /* above 0: fit cold pages too, from so many layers before */
     skv_cold_profile *cold;         /* out: the caller's to free, or NULL */

@@ -3,7 +3,7 @@
  *   skv-llm generate --model M.gguf --prompt TEXT [-n N] [--kv MODE] [--profile P.skv] [--seed S]
  *                    [--temp T] [--top-k K] [--top-p P] [--raw] [--threads N] [--json FILE]
  *   skv-llm profile  --model M.gguf --text FILE... --out P.skv [--bpe B | --energy E | --error X]
- *                    [--tokens N] [--group G|joint] [--price measured|norm] [--cold FILE]
+ *                    [--tokens N] [--group G|joint|auto:BITS] [--price measured|norm] [--cold FILE]
  *                    [--json FILE] [--threads N]
  *   skv-llm inspect  P.skv [--bpe B] [--json]
  *   skv-llm judge    --model M.gguf --text FILE [--ctx N] [--start N] --kv MODE[,MODE...]
@@ -44,7 +44,7 @@ typedef struct options {
     char *texts[MAX_TEXTS];
     int n_texts, n, ctx, start, tokens, threads, raw, top_k, joint, group, json_flag;
     int layers[MAX_LAYERS], n_layers, price_norm;
-    double temp, top_p;
+    double temp, top_p, group_price;
     unsigned long long seed;
     skv_target target;
 } options;
@@ -61,7 +61,8 @@ static const char usage_text[] =
     "                        [--seed S] [--temp T] [--top-k K] [--top-p P] [--raw] [--threads N]\n"
     "                        [--json FILE]\n"
     "       skv-llm profile  --model M.gguf --text FILE... --out P.skv\n"
-    "                        [--bpe B | --energy E | --error X] [--tokens N] [--group G|joint]\n"
+    "                        [--bpe B | --energy E | --error X] [--tokens N]\n"
+    "                        [--group G|joint|auto:BITS]\n"
     "                        [--price measured|norm] [--cold FILE] [--json FILE] [--threads N]\n"
     "       skv-llm inspect  P.skv [--bpe B] [--json]\n"
     "       skv-llm judge    --model M.gguf --text FILE [--ctx N] [--start N] --kv MODE[,MODE...]\n"
@@ -146,7 +147,9 @@ static int take_value(options *o, const char *name, const char *value)
     else if (!strcmp(name, "--top-p")) bad = to_float(value, 0, 1, &o->top_p);
     else if (!strcmp(name, "--group")) {
         o->joint = !strcmp(value, "joint");
-        if (!o->joint) bad = to_int(value, 1, &o->group);
+        o->group_price = -1;
+        if (!strncmp(value, "auto:", 5)) bad = to_float(value + 5, 0, 16, &o->group_price);
+        else if (!o->joint) bad = to_int(value, 1, &o->group);
     } else if (!strcmp(name, "--price")) {
         o->price_norm = !strcmp(value, "norm");
         bad = o->price_norm || !strcmp(value, "measured") ? 0 : -1;
@@ -179,6 +182,7 @@ static int parse(options *o, int argc, char **argv)
     o->start = 256;
     o->tokens = 1024;
     o->group = 1;
+    o->group_price = -1;
     o->top_p = 1;
     o->seed = 1;
     for (i = 2; i < argc; i++) {
@@ -328,7 +332,8 @@ static int command_profile(options *o)
     c.n_texts = o->n_texts;
     c.n_tokens = o->tokens;
     c.texts = o->texts;
-    c.head_group = o->joint ? (uint32_t)e.c->n_kv_heads : (uint32_t)o->group;
+    c.head_group = (uint32_t)(o->joint || o->group_price >= 0 ? e.c->n_kv_heads : o->group);
+    c.group_price = o->group_price;
     c.price_norm = o->price_norm;
     c.cold_depth = o->cold != NULL;
     if (llm_calibrate(&p, e.g, e.m, e.t, &c, &o->target, err) || save_profile(p, o->out, err) ||
@@ -337,6 +342,9 @@ static int command_profile(options *o)
     } else {
         if (skv_profile_summary(p, &o->target, text, sizeof text, NULL) == SKV_OK)
             fputs(text, stdout);
+        if (o->group_price >= 0)
+            printf("Head groups of %u, chosen at %g bits for each KV head of a group\n",
+                   (unsigned)c.head_group, o->group_price);
         print_prices(&c, e.c->n_layers);
         printf("Time: model %.1f s, Grams %.1f s, fit %.1f s, prices %.1f s; Grams held %.1f MB\n",
                c.seconds_model, c.seconds_gram, c.seconds_fit, c.seconds_price,
