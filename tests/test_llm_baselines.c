@@ -390,21 +390,6 @@ TEST(rope_round_trip)
     }
 }
 
-TEST(svdq_schedules)
-{
-    baseline_schedule s;
-    int i, sum = 0;
-    CHECK(!baseline_svdq_parse(&s, "84420000") && s.groups == 8 && !s.values);
-    for (i = 0; i < 192; i++) sum += baseline_svdq_bits(&s, i, 192);
-    CHECK(sum * 4 == 192 * 9);                          /* 2.25 */
-    CHECK(baseline_svdq_bits(&s, 23, 192) == 8 && baseline_svdq_bits(&s, 24, 192) == 4);
-    CHECK(!baseline_svdq_parse(&s, "44200000:v") && s.values);
-    for (sum = 0, i = 0; i < 64; i++) sum += baseline_svdq_bits(&s, i, 64);
-    CHECK(sum * 4 == 64 * 5);                           /* 1.25 */
-    CHECK(baseline_svdq_parse(&s, "") && baseline_svdq_parse(&s, "9") &&
-          baseline_svdq_parse(&s, "84:w") && baseline_svdq_parse(&s, "11111111111111111"));
-}
-
 /* Keys of rank 8 before RoPE survive 8 bits in the leading quarter of the channels; the bits. */
 TEST(svdq_finds_the_subspace)
 {
@@ -443,6 +428,7 @@ TEST(svdq_finds_the_subspace)
     memcpy(rows, was, sizeof rows);
     CHECK_NEAR(coded("svdq:80000000", &env, 1, T, rows), 16, 1e-9);     /* values: f16 */
     CHECK(error2(rows, was, T * W) < 1e-6 * power);
+    CHECK(coded("svdq:2.25", &env, 0, T, rows) == coded("svdq:84420000", &env, 0, T, rows));
 }
 
 TEST(spectralquant_parts)
@@ -585,8 +571,8 @@ TEST(words)
 {
     static const char *const bad[] = {
         "kivi:", "kivi:0", "kivi:9", "kivi:4x", "kvarn:", "kvarn:4:", "kvarn:12345", "svdq:",
-        "svdq:9", "kqsvd:0", "kqsvd:33", "eigen:4:pre", "think:1", "think:x", "spectralquant:0",
-        "think:-1", "kqsvd:4:post"
+        "svdq:9", "svdq:84", "svdq:84420000:w", "svdq:3", "kqsvd:0", "kqsvd:33", "eigen:4:pre",
+        "think:1", "think:x", "spectralquant:0", "think:-1", "kqsvd:4:post"
     };
     llm_config c = config("llama", D);
     baseline_env env = {&c, NULL};
@@ -620,7 +606,6 @@ int main(int argc, char **argv)
     RUN(eigen_basis_is_the_joint_one);
     RUN(think_keeps_the_best);
     RUN(rope_round_trip);
-    RUN(svdq_schedules);
     RUN(svdq_finds_the_subspace);
     RUN(spectralquant_parts);
     RUN(grams_round_trip);

@@ -71,16 +71,6 @@ int baseline_eigen(const double *a, const double *b, int d, int r, double *basis
 /* ThinK: keep[] of the `count` channels with the largest |Q_j| |K_j|; score = its square. */
 void baseline_think(const double *score, int d, int count, unsigned char *keep);
 
-/* ---- svdq.c ---- */
-
-typedef struct baseline_schedule {
-    int groups, bits[16], values;   /* equal shares of the latent channels, leading ones first */
-} baseline_schedule;
-
-/* Digits such as 84420000, one for a group; `:v` behind them takes the values too. 0, or -1. */
-int baseline_svdq_parse(baseline_schedule *s, const char *word);
-int baseline_svdq_bits(const baseline_schedule *s, int channel, int channels);
-
 /* ---- spectralquant.c ---- */
 
 /* Bits of the d_eff leading channels (high) and of the rest, for an average of `bits`. */

@@ -24,25 +24,25 @@ typedef struct svdq_basis {         /* of one layer and kind */
 
 typedef struct svdq {
     llm_config c;
-    baseline_schedule schedule;
-    int width, used;                /* D; leading channels that get bits */
+    uint8_t *bits;                  /* [D] of each latent channel */
+    int width, used, values;        /* D; leading channels that get bits; values go the same way */
     svdq_basis *basis;              /* [n_layers][2] */
     float *latent;                  /* [used][room] */
     int room;
 } svdq;
 
-int baseline_svdq_parse(baseline_schedule *s, const char *word)
+/* SCHEDULE or SCHEDULE:v into the bits of each channel. 0, or -1. */
+static int parse(svdq *q, const char *word)
 {
-    memset(s, 0, sizeof *s);
-    for (; *word >= '0' && *word <= '8' && s->groups < 16; word++)
-        s->bits[s->groups++] = *word - '0';
-    s->values = !strcmp(word, ":v");
-    return s->groups && (s->values || !*word) ? 0 : -1;
-}
-
-int baseline_svdq_bits(const baseline_schedule *s, int channel, int channels)
-{
-    return s->bits[(long)channel * s->groups / channels];
+    uint8_t schedule[8];
+    char plain[16];
+    size_t n = strcspn(word, ":");
+    q->values = !strcmp(word + n, ":v");
+    if (n >= sizeof plain || (word[n] && !q->values)) return -1;
+    memcpy(plain, word, n);
+    plain[n] = 0;
+    return skv_svdq_schedule(plain, schedule) == SKV_OK &&
+           skv_svdq_bits(schedule, (size_t)q->width, q->bits) == SKV_OK ? 0 : -1;
 }
 
 /* Mean, and the eigenvectors of the covariance (the right singular vectors of the centred rows). */
@@ -77,7 +77,7 @@ static double pass(const svdq *q, const svdq_basis *b, float *rows, int n)
     for (i = 0; i < q->used; i++) {
         const float *v = b->rows + (size_t)i * (size_t)D;
         float *z = q->latent + (size_t)i * (size_t)n;
-        int width = baseline_svdq_bits(&q->schedule, i, D);
+        int width = q->bits[i];
         for (t = 0; t < n; t++) {
             const float *row = rows + (size_t)t * (size_t)D;
             float sum = 0;
@@ -105,7 +105,7 @@ static int svdq_code(void *self, int layer, int kind, int first, int n, float *r
     int heads = q->c.n_kv_heads;
     double active = 0;
     int i;
-    if (kind && !q->schedule.values) {
+    if (kind && !q->values) {
         baseline_half_rows(rows, (size_t)n * (size_t)q->width);
         *bits += 16.0 * n * q->width;
         return 0;
@@ -119,8 +119,7 @@ static int svdq_code(void *self, int layer, int kind, int first, int n, float *r
     if (!kind) baseline_rope(&q->c, layer, heads, first, n, -1, rows);
     if (first == LLM_SINKS) {               /* a new prompt */
         if (fit(q, b, rows, n)) return -1;
-        for (i = 0; i < q->used; i++)
-            active += baseline_svdq_bits(&q->schedule, i, q->width) > 0;
+        for (i = 0; i < q->used; i++) active += q->bits[i] > 0;
         *bits += 16.0 * q->width * (1 + active);
     }
     *bits += pass(q, b, rows, n);
@@ -138,6 +137,7 @@ static void svdq_free(void *self)
     }
     free(q->basis);
     free(q->latent);
+    free(q->bits);
     free(q);
 }
 
@@ -149,17 +149,19 @@ int baseline_svdq_open(llm_codec *out, const char *name, const baseline_env *env
     if (strncmp(name, "svdq:", 5)) return 1;
     q = calloc(1, sizeof *q);
     if (!q) return baseline_refuse(err, name, "out of memory");
-    if (baseline_svdq_parse(&q->schedule, name + 5)) {
-        free(q);
-        return baseline_refuse(err, name, "give the bits of equal groups of latent channels as "
-                               "digits 0 to 8, such as svdq:84420000, and :v for values too");
-    }
     q->c = *env->c;
     q->width = (int)width;
-    for (i = 0; i < q->width; i++)
-        if (baseline_svdq_bits(&q->schedule, i, q->width)) q->used = i + 1;
+    q->bits = calloc(width, 1);
+    if (q->bits && parse(q, name + 5)) {
+        svdq_free(q);
+        return baseline_refuse(err, name, "give the bits of eight equal groups of latent channels "
+                               "as digits, such as svdq:84420000, or 2.25, 2 or 1.25, and :v for "
+                               "values too");
+    }
+    for (i = 0; q->bits && i < q->width; i++)
+        if (q->bits[i]) q->used = i + 1;
     q->basis = calloc(2 * (size_t)q->c.n_layers, sizeof *q->basis);
-    bad = !q->basis;
+    bad = !q->basis || !q->bits;
     for (i = 0; i < 2 * q->c.n_layers && !bad; i++) {
         q->basis[i].mean = calloc(width, sizeof(float));
         q->basis[i].rows = calloc((size_t)q->used * width + 1, sizeof(float));
