@@ -4,14 +4,15 @@
     python3 tools/quality.py --engine build/skv-llm --model M.gguf --text CALIBRATION...
                              [--judge FILE...] [--modes fast:4.3,...] [--ctx 1024] [--start 256]
                              [--tokens N] [--profile P.skv] [--threads N] [--json FILE]
-                             [--html FILE] [--fresh]
+                             [--html FILE] [--markdown] [--fresh]
 
 Makes what the modes need from the calibration texts unless it is there and newer than they are (a
 profile per head, a joint one for `small` and `cold`, Grams for rivals), runs `skv-llm judge` on
 every text and prints the means over the texts, and the bits that our presets need for the KL of a
 rival. A row that was judged before by the same engine, with the same files, is taken from
 build/quality, so a run that was cut off goes on where it was; --fresh judges again. --json FILE
-keeps every row (- is standard output), --html FILE draws the means, rate against KL.
+keeps every row (- is standard output), --html FILE draws the means, rate against KL, --markdown
+prints the tables as README.md has them.
 """
 import argparse
 import functools
@@ -186,14 +187,15 @@ def table(rows):
 
 
 def bits_for(rows, name, kl):
-    """Bits in the pages at which a family reaches a mean KL, between two judged rates; or None."""
+    """Bits in the pages at which a family reaches a mean KL, as text: log-linear between two judged
+    rates, else beyond the least or the most that was judged."""
     modes = [m for m in dict.fromkeys(row["mode"] for row in rows) if family(m) == name]
     points = sorted((mean([r for r in rows if r["mode"] == m], "bpe_pages"),
                      math.log(mean([r for r in rows if r["mode"] == m], "kl_mean"))) for m in modes)
     for (b0, k0), (b1, k1) in zip(points, points[1:]):
         if k1 <= math.log(kl) <= k0:
-            return b0 + (b1 - b0) * (k0 - math.log(kl)) / (k0 - k1)
-    return None
+            return "%.2f" % (b0 + (b1 - b0) * (k0 - math.log(kl)) / (k0 - k1))
+    return "<%.2f" % points[0][0] if math.log(kl) > points[0][1] else ">%.2f" % points[-1][0]
 
 
 def rivals(rows):
@@ -208,9 +210,30 @@ def rivals(rows):
         kl = mean(of, "kl_mean")
         need = [bits_for(rows, name, kl) for name in ours]
         lines.append("%-16s %9.3f %9.5f" % (mode, mean(of, "bpe_pages"), kl) +
-                     "".join(" %7s" % ("%.2f" % b if b else "-") for b in need))
+                     "".join(" %7s" % b for b in need))
     head = "%-16s %9s %9s" % ("rival", "its bits", "its KL")
     return "\n".join([head + "".join(" %7s" % n for n in ours)] + lines) if lines and ours else ""
+
+
+def markdown(rows):
+    """The two tables of README.md."""
+    lines = ["| mode | bits per element in pages | mean KL | 99th percentile | same top token | "
+             "perplexity |", "|---|---|---|---|---|---|"]
+    for mode in dict.fromkeys(row["mode"] for row in rows):
+        of = [row for row in rows if row["mode"] == mode]
+        change = sum(row["ppl"] / row["ppl_exact"] - 1 for row in of) / len(of)
+        lines.append("| `%s` | %.2f | %.4f | %.3f | %.1f %% | %+.1f %% |" % (
+            mode, mean(of, "bpe_pages"), mean(of, "kl_mean"), mean(of, "kl_p99"),
+            100 * mean(of, "top1"), 100 * change))
+    needs = [line.split() for line in rivals(rows).split("\n")]
+    if needs[0]:
+        ours = needs[0][5:]
+        lines += ["", "| KL | of | its bits |" + "".join(" `%s` |" % n for n in ours),
+                  "|---|---|---|" + "---|" * len(ours)]
+        for mode, bits, kl, *need in needs[1:]:
+            lines.append("| %.4f | `%s` | %.2f | %s |" % (float(kl), mode, float(bits),
+                                                        " | ".join(need)))
+    return "\n".join(lines)
 
 
 def draw(options, rows):
@@ -236,6 +259,7 @@ def parse(description):
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--html", metavar="FILE")
+    parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--fresh", action="store_true", help="judge again what was judged before")
     return parser.parse_args()
 
@@ -251,8 +275,8 @@ def main():
     print("%s, texts %s, positions %d to %d, window and sinks as by default"
           % (os.path.basename(options.model), " ".join(os.path.basename(t) for t in texts),
              options.start, options.ctx - 1), file=out)
-    print(table(rows), file=out)
-    if rivals(rows):
+    print(markdown(rows) if options.markdown else table(rows), file=out)
+    if rivals(rows) and not options.markdown:
         print("\nBits in the pages at which our presets reach a rival's KL\n" + rivals(rows),
               file=out)
     if quiet:
