@@ -1119,99 +1119,13 @@ static uint32_t skvi_or(uint32_t value, uint32_t fallback)
 
 /* >>kernels -----------------------------------------------------------------------------------
    The leaf functions that an instruction set may replace; everything else calls through this table.
-   Sums run in a fixed order per table. */
-typedef struct skvi_kernels {
-    /* C[m][n] += A[m][k] B[k][n], row strides lda, ldb, ldc; C must not overlap A or B */
-    void (*gemm)(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
-                 size_t ldb, float *c, size_t ldc);
-    /* sum of a[i] b[i] */
-    float (*dot)(const float *a, const float *b, size_t n);
-    void (*from_f16)(const uint16_t *h, float *out, size_t n);
-    /* values of one channel's 64 codes of half bits h: out[t] = level * step; see >>quant */
-    void (*expand)(const unsigned char *codes, uint32_t h, float step, float *out);
-    /* one token of the encoder's search, in integers: see >>search */
-    void (*search)(const int32_t *c, const int32_t *level, const int32_t *x, int32_t mask,
-                   uint32_t b, int32_t *d, unsigned char *from);
-} skvi_kernels;
-
-/* c[4][16] += a[4][k] b[k][16]: sixteen lanes of four sums that stay in registers */
-static void skvi_gemm_tile(const float *a, size_t lda, const float *b, size_t ldb, size_t k,
-                           float *c, size_t ldc)
-{
-    float s0[16] = {0}, s1[16] = {0}, s2[16] = {0}, s3[16] = {0};
-    const float *a1 = a + lda, *a2 = a1 + lda, *a3 = a2 + lda;
-    size_t l, x;
-    for (l = 0; l < k; l++, b += ldb)
-        for (x = 0; x < 16; x++) {
-            s0[x] += a[l] * b[x];
-            s1[x] += a1[l] * b[x];
-            s2[x] += a2[l] * b[x];
-            s3[x] += a3[l] * b[x];
-        }
-    for (x = 0; x < 16; x++) {
-        c[x] += s0[x];
-        c[ldc + x] += s1[x];
-        c[2 * ldc + x] += s2[x];
-        c[3 * ldc + x] += s3[x];
-    }
-}
-
-/* Edges: one row at a time. */
-static void skvi_gemm_rows(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
-                           size_t ldb, float *c, size_t ldc)
-{
-    size_t i, j, l;
-    for (i = 0; i < m; i++)
-        for (l = 0; l < k; l++) {
-            const float *SKVI_RESTRICT r = b + l * ldb;
-            float *SKVI_RESTRICT to = c + i * ldc, x = a[i * lda + l];
-            for (j = 0; j < n; j++) to[j] += x * r[j];
-        }
-}
-
-static void skvi_gemm_c(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
-                        size_t ldb, float *c, size_t ldc)
-{
-    size_t i, j, rows = m - m % 4, wide = n - n % 16;
-    for (j = 0; j < wide; j += 16)
-        for (i = 0; i < rows; i += 4)
-            skvi_gemm_tile(a + i * lda, lda, b + j, ldb, k, c + i * ldc + j, ldc);
-    if (wide < n) skvi_gemm_rows(rows, n - wide, k, a, lda, b + wide, ldb, c + wide, ldc);
-    skvi_gemm_rows(m - rows, n, k, a + rows * lda, lda, b, ldb, c + rows * ldc, ldc);
-}
-
-static float skvi_dot_c(const float *a, const float *b, size_t n)
-{
-    float s[16] = {0}, sum = 0;
-    size_t i, j;
-    for (i = 0; i + 16 <= n; i += 16)
-        for (j = 0; j < 16; j++) s[j] += a[i + j] * b[i + j];
-    for (j = 0; i < n; i++, j++) s[j] += a[i] * b[i];
-    for (j = 0; j < 16; j++) sum += s[j];
-    return sum;
-}
-
-static void skvi_from_f16_c(const uint16_t *h, float *out, size_t n)
-{
-    size_t i;
-    for (i = 0; i < n; i++) out[i] = skvi_from_f16(h[i]);
-}
-
-/* C += A B for calibration: large products, through BLAS where the build says so. */
-static void skvi_sgemm(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
-                       size_t ldb, float *c, size_t ldc)
-{
-#ifdef SKV_CBLAS
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)n, (int)k, 1.0f, a,
-                (int)lda, b, (int)ldb, 1.0f, c, (int)ldc);
+   Sums run in a fixed order, the same in every table, so all tables give the same bits, unless the
+   compiler fuses multiply and add: gcc does so with -mfma in its own dialects (-std=gnu..). */
+#ifdef __clang__
+#define SKVI_UNFUSED _Pragma("STDC FP_CONTRACT OFF")    /* first in a function */
 #else
-    skvi_gemm_c(m, n, k, a, lda, b, ldb, c, ldc);
+#define SKVI_UNFUSED
 #endif
-}
-
-/* >>la ------------------------------------------------------------------------------------------
-   Four leaf kernels of the linear algebra, portable and for AVX2. Lanes are independent and sums
-   have eight fixed partial sums, so both give the same bits. */
 #ifndef SKVI_RESTRICT
 #if defined(_MSC_VER) || defined(__cplusplus)
 #define SKVI_RESTRICT __restrict
@@ -1237,6 +1151,174 @@ enum { SKVI_LA_STEP = 1 };
 #endif
 #endif
 
+typedef struct skvi_kernels {
+    /* C[m][n] += A[m][k] B[k][n], row strides lda, ldb, ldc; C must not overlap A or B */
+    void (*gemm)(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
+                 size_t ldb, float *c, size_t ldc);
+    /* sum of a[i] b[i] */
+    float (*dot)(const float *a, const float *b, size_t n);
+    void (*from_f16)(const uint16_t *h, float *out, size_t n);
+    /* values of one channel's 64 codes of half bits h: out[t] = level * step; see >>quant */
+    void (*expand)(const unsigned char *codes, uint32_t h, float step, float *out);
+    /* one token of the encoder's search, in integers: see >>search */
+    void (*search)(const int32_t *c, const int32_t *level, const int32_t *x, int32_t mask,
+                   uint32_t b, int32_t *d, unsigned char *from);
+} skvi_kernels;
+
+static const skvi_kernels *skvi_pick_kernels(void);
+
+/* c[4][16] += a[4][k] b[k][16]: sixteen lanes of four sums that stay in registers */
+static void skvi_gemm_tile(const float *a, size_t lda, const float *b, size_t ldb, size_t k,
+                           float *c, size_t ldc)
+{
+    SKVI_UNFUSED
+    float s0[16] = {0}, s1[16] = {0}, s2[16] = {0}, s3[16] = {0};
+    const float *a1 = a + lda, *a2 = a1 + lda, *a3 = a2 + lda;
+    size_t l, x;
+    for (l = 0; l < k; l++, b += ldb)
+        for (x = 0; x < 16; x++) {
+            s0[x] += a[l] * b[x];
+            s1[x] += a1[l] * b[x];
+            s2[x] += a2[l] * b[x];
+            s3[x] += a3[l] * b[x];
+        }
+    for (x = 0; x < 16; x++) {
+        c[x] += s0[x];
+        c[ldc + x] += s1[x];
+        c[2 * ldc + x] += s2[x];
+        c[3 * ldc + x] += s3[x];
+    }
+}
+
+/* Edges: one row at a time. */
+static void skvi_gemm_rows(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
+                           size_t ldb, float *c, size_t ldc)
+{
+    SKVI_UNFUSED
+    size_t i, j, l;
+    for (i = 0; i < m; i++)
+        for (l = 0; l < k; l++) {
+            const float *SKVI_RESTRICT r = b + l * ldb;
+            float *SKVI_RESTRICT to = c + i * ldc, x = a[i * lda + l];
+            for (j = 0; j < n; j++) to[j] += x * r[j];
+        }
+}
+
+static void skvi_gemm_c(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
+                        size_t ldb, float *c, size_t ldc)
+{
+    size_t i, j, rows = m - m % 4, wide = n - n % 16;
+    for (j = 0; j < wide; j += 16)
+        for (i = 0; i < rows; i += 4)
+            skvi_gemm_tile(a + i * lda, lda, b + j, ldb, k, c + i * ldc + j, ldc);
+    if (wide < n) skvi_gemm_rows(rows, n - wide, k, a, lda, b + wide, ldb, c + wide, ldc);
+    skvi_gemm_rows(m - rows, n, k, a + rows * lda, lda, b, ldb, c + rows * ldc, ldc);
+}
+
+static float skvi_dot_c(const float *a, const float *b, size_t n)
+{
+    SKVI_UNFUSED
+    float s[16] = {0}, sum = 0;
+    size_t i, j;
+    for (i = 0; i + 16 <= n; i += 16)
+        for (j = 0; j < 16; j++) s[j] += a[i + j] * b[i + j];
+    for (j = 0; i < n; i++, j++) s[j] += a[i] * b[i];
+    for (j = 0; j < 16; j++) sum += s[j];
+    return sum;
+}
+
+#ifdef SKVI_LA_AVX2
+/* c[rows][16], rows at most 4 and a caller's constant, as skvi_gemm_tile sums; or onto c, as
+   skvi_gemm_rows does. */
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_gemm_block_avx2(const uint32_t rows, const int onto, size_t k,
+                                        const float *a, size_t lda, const float *b, size_t ldb,
+                                        float *c, size_t ldc)
+{
+    __m256 s[4][2];
+    uint32_t i;
+    size_t l;
+    for (i = 0; i < rows; i++) {
+        s[i][0] = onto ? _mm256_loadu_ps(c + i * ldc) : _mm256_setzero_ps();
+        s[i][1] = onto ? _mm256_loadu_ps(c + i * ldc + 8) : _mm256_setzero_ps();
+    }
+    for (l = 0; l < k; l++, b += ldb) {
+        __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
+        SKVI_LA_UNROLL
+        for (i = 0; i < rows; i++) {
+            __m256 x = _mm256_set1_ps(a[i * lda + l]);
+            s[i][0] = _mm256_add_ps(s[i][0], _mm256_mul_ps(x, b0));
+            s[i][1] = _mm256_add_ps(s[i][1], _mm256_mul_ps(x, b1));
+        }
+    }
+    for (i = 0; i < rows; i++, c += ldc) {
+        if (!onto) s[i][0] = _mm256_add_ps(_mm256_loadu_ps(c), s[i][0]);
+        if (!onto) s[i][1] = _mm256_add_ps(_mm256_loadu_ps(c + 8), s[i][1]);
+        _mm256_storeu_ps(c, s[i][0]);
+        _mm256_storeu_ps(c + 8, s[i][1]);
+    }
+}
+
+__attribute__((target("avx2")))
+static void skvi_gemm_avx2(size_t m, size_t n, size_t k, const float *a, size_t lda,
+                           const float *b, size_t ldb, float *c, size_t ldc)
+{
+    size_t i, j, rows = m - m % 4, wide = n - n % 16;
+    for (j = 0; j < wide; j += 16) {
+        for (i = 0; i < rows; i += 4)
+            skvi_gemm_block_avx2(4, 0, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+        if (m % 4 == 3)
+            skvi_gemm_block_avx2(3, 1, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+        else if (m % 4 == 2)
+            skvi_gemm_block_avx2(2, 1, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+        else if (m % 4 == 1)
+            skvi_gemm_block_avx2(1, 1, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+    }
+    if (wide < n) skvi_gemm_rows(m, n - wide, k, a, lda, b + wide, ldb, c + wide, ldc);
+}
+
+__attribute__((target("avx2")))
+static float skvi_dot_avx2(const float *a, const float *b, size_t n)
+{
+    SKVI_UNFUSED
+    __m256 s0 = _mm256_setzero_ps(), s1 = s0;
+    float s[16], sum = 0;
+    size_t i, j;
+    for (i = 0; i + 16 <= n; i += 16) {
+        __m256 x = _mm256_mul_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i));
+        __m256 y = _mm256_mul_ps(_mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8));
+        s0 = _mm256_add_ps(s0, x);
+        s1 = _mm256_add_ps(s1, y);
+    }
+    _mm256_storeu_ps(s, s0);
+    _mm256_storeu_ps(s + 8, s1);
+    for (j = 0; i < n; i++, j++) s[j] += a[i] * b[i];
+    for (j = 0; j < 16; j++) sum += s[j];
+    return sum;
+}
+#endif
+
+static void skvi_from_f16_c(const uint16_t *h, float *out, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) out[i] = skvi_from_f16(h[i]);
+}
+
+/* C += A B for calibration: large products, through BLAS where the build says so. */
+static void skvi_sgemm(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
+                       size_t ldb, float *c, size_t ldc)
+{
+#ifdef SKV_CBLAS
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)n, (int)k, 1.0f, a,
+                (int)lda, b, (int)ldb, 1.0f, c, (int)ldc);
+#else
+    skvi_pick_kernels()->gemm(m, n, k, a, lda, b, ldb, c, ldc);
+#endif
+}
+
+/* >>la ------------------------------------------------------------------------------------------
+   Four leaf kernels of the linear algebra, portable and for AVX2. Lanes are independent and sums
+   have eight fixed partial sums, so both give the same bits. */
 enum {
     SKVI_LA_MR = 4,                     /* rows of C in one register tile */
     SKVI_LA_NR = 8,                     /* columns of C in one register tile */
@@ -3276,6 +3358,86 @@ static void skvi_expand_c(const unsigned char *codes, uint32_t h, float step, fl
     }
 }
 
+#ifdef SKVI_LA_AVX2
+/* Trellis windows by shuffles. 16 tokens take h bytes, so the pattern of 8 even or odd ones, from
+   the byte before the first, serves all four blocks of a page: two bytes each, then a shift that is
+   a multiply, 8 - e % 8 bits up, the window in the high byte. */
+#define SKVI_END(h, t) ((((t) + 1) * (h)) >> 1)
+#define SKVI_PAIR(h, t) (signed char)(SKVI_END(h, t) >> 3), (signed char)((SKVI_END(h, t) >> 3) + 1)
+#define SKVI_UP(h, t) (short)(1 << (8 - (SKVI_END(h, t) & 7)))
+#define SKVI_PAIRS(h, t) {SKVI_PAIR(h, t), SKVI_PAIR(h, t + 2), SKVI_PAIR(h, t + 4),             \
+                          SKVI_PAIR(h, t + 6), SKVI_PAIR(h, t + 8), SKVI_PAIR(h, t + 10),        \
+                          SKVI_PAIR(h, t + 12), SKVI_PAIR(h, t + 14)}
+#define SKVI_UPS(h, t) {SKVI_UP(h, t), SKVI_UP(h, t + 2), SKVI_UP(h, t + 4), SKVI_UP(h, t + 6),  \
+                        SKVI_UP(h, t + 8), SKVI_UP(h, t + 10), SKVI_UP(h, t + 12),               \
+                        SKVI_UP(h, t + 14)}
+#define SKVI_OF(f, h) {f(h, 0), f(h, 1)}
+#define SKVI_OF_ALL(f) {SKVI_OF(f, 1), SKVI_OF(f, 2), SKVI_OF(f, 3), SKVI_OF(f, 4),              \
+                        SKVI_OF(f, 5), SKVI_OF(f, 6), SKVI_OF(f, 7), SKVI_OF(f, 8)}
+static const signed char skvi_window_pair[8][2][16] = SKVI_OF_ALL(SKVI_PAIRS);
+static const short skvi_window_up[8][2][8] = SKVI_OF_ALL(SKVI_UPS);
+
+/* Levels of the 32 even (parity 0) or odd tokens; b has 16 bytes to read from b + 3 h on. */
+__attribute__((target("avx2")))
+static __m256i skvi_expand_half_avx2(const unsigned char *b, uint32_t h, uint32_t parity)
+{
+    const __m128i *at = (const __m128i *)skvi_window_pair[h - 1][parity];
+    const __m128i *up = (const __m128i *)skvi_window_up[h - 1][parity];
+    const __m256i pair = _mm256_broadcastsi128_si256(_mm_loadu_si128(at));
+    const __m256i mul = _mm256_broadcastsi128_si256(_mm_loadu_si128(up));
+    const __m128i *table = (const __m128i *)skvi_trellis_table(h, parity);
+    __m256i x[2], flip, index, level;
+    __m128i last = _mm_setzero_si128();
+    uint32_t i;
+    for (i = 0; i < 2; i++) {           /* blocks 0 and 2, then 1 and 3: packing puts them right */
+        __m128i lo = _mm_loadu_si128((const __m128i *)(b + i * h));
+        __m128i hi = _mm_loadu_si128((const __m128i *)(b + (i + 2) * h));
+        x[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(lo), hi, 1);
+        x[i] = _mm256_mullo_epi16(_mm256_shuffle_epi8(x[i], pair), mul);
+        x[i] = _mm256_srli_epi16(x[i], 8);
+    }
+    index = _mm256_packus_epi16(x[0], x[1]);
+    flip = _mm256_cmpgt_epi8(_mm256_setzero_si256(), index);
+    index = _mm256_xor_si256(index, flip);
+    level = _mm256_setzero_si256();     /* 16 entries at a time, each less the one 16 before: */
+    SKVI_LA_UNROLL                      /* those up to the index add up (by xor) to its entry */
+    for (i = 0; i < 8; i++) {
+        __m128i part = _mm_loadu_si128(table + i), change = _mm_xor_si128(part, last);
+        last = part;
+        level = _mm256_xor_si256(level, _mm256_shuffle_epi8(
+                                            _mm256_broadcastsi128_si256(change), index));
+        index = _mm256_sub_epi8(index, _mm256_set1_epi8(16));
+    }
+    return _mm256_sub_epi8(_mm256_xor_si256(level, flip), flip);
+}
+
+/* As skvi_expand_c, bit for bit. */
+__attribute__((target("avx2")))
+static void skvi_expand_avx2(const unsigned char *codes, uint32_t h, float step, float *out)
+{
+    unsigned char b[48] = {0};          /* the last byte, the stream, room to read */
+    signed char level[SKV_PAGE_TOKENS];
+    __m256i even, odd, *to = (__m256i *)level;
+    uint32_t t;
+    if (h > 8) {
+        skvi_expand_c(codes, h, step, out);
+        return;
+    }
+    b[0] = codes[4 * h - 1];
+    memcpy(b + 1, codes, 4 * h);
+    even = skvi_expand_half_avx2(b, h, 0);
+    odd = skvi_expand_half_avx2(b, h, 1);
+    _mm256_storeu_si256(to, _mm256_permute2x128_si256(_mm256_unpacklo_epi8(even, odd),
+                                                      _mm256_unpackhi_epi8(even, odd), 0x20));
+    _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(_mm256_unpacklo_epi8(even, odd),
+                                                          _mm256_unpackhi_epi8(even, odd), 0x31));
+    for (t = 0; t < SKV_PAGE_TOKENS; t += 8) {
+        __m256i x = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(level + t)));
+        _mm256_storeu_ps(out + t, _mm256_mul_ps(_mm256_cvtepi32_ps(x), _mm256_set1_ps(step)));
+    }
+}
+#endif
+
 /* >>search ------------------------------------------------------------------------------------
    Viterbi search of the trellis for LANES channels of one h at once. States are windows; a step of
    b bits leads from s to (s >> b) + v G for each v < 2^b, G = 256 >> b, so 2^b neighbours s
@@ -3386,7 +3548,7 @@ static const skvi_kernels skvi_kernels_c = {
 };
 #ifdef SKVI_LA_AVX2
 static const skvi_kernels skvi_kernels_avx2 = {
-    skvi_gemm_c, skvi_dot_c, skvi_from_f16_c, skvi_expand_c, skvi_search_step_avx2
+    skvi_gemm_avx2, skvi_dot_avx2, skvi_from_f16_c, skvi_expand_avx2, skvi_search_step_avx2
 };
 #endif
 
@@ -8259,7 +8421,7 @@ static void skvi_cold_predict(skv_cold *c, uint32_t layer, int kind, uint32_t g,
                                     skvi_cold_slot(c, layer - a) + t * c->max_width, to);
     }
     memset(c->x, 0, n * s->D * sizeof(float));
-    skvi_gemm_c(n, s->D, s->R, c->refs, s->R, s->pred, s->D, c->x, s->D);
+    skvi_pick_kernels()->gemm(n, s->D, s->R, c->refs, s->R, s->pred, s->D, c->x, s->D);
 }
 
 /* Adds what the integers say to the prediction in x, and puts it into the layer's rows at `at`. */
@@ -8274,7 +8436,7 @@ static void skvi_cold_restore(skv_cold *c, const skvi_coldstream *s, uint32_t co
             float z = (float)a - (a == 1 ? SKVI_COLD_ONE : a ? SKVI_COLD_MORE : 0);
             c->y[t * coded + i] = v < 0 ? -z * step : z * step;
         }
-    skvi_gemm_c(n, s->D, coded, c->y, coded, s->dec, s->D, c->x, s->D);
+    skvi_pick_kernels()->gemm(n, s->D, coded, c->y, coded, s->dec, s->D, c->x, s->D);
     for (t = 0; t < n; t++)
         memcpy(at + t * c->max_width, c->x + t * s->D, s->D * sizeof(float));
 }
@@ -8297,7 +8459,7 @@ static skv_result skvi_cold_quantise(skv_cold *c, const skvi_coldstream *s, uint
         for (i = 0; i < s->D; i++)
             c->refs[t * s->D + i] = at[t * c->max_width + i] - c->x[t * s->D + i];
     memset(c->y, 0, n * coded * sizeof(float));
-    skvi_gemm_c(n, coded, s->D, c->refs, s->D, s->enc, s->D, c->y, coded);
+    skvi_pick_kernels()->gemm(n, coded, s->D, c->refs, s->D, s->enc, s->D, c->y, coded);
     for (i = 0; i < n * coded; i++) {
         float y = c->y[i] * inv, a = fabsf(y) + SKVI_COLD_ROUND;
         if (!(a < (float)SKVI_COLD_LARGEST)) return SKV_ERR_RANGE;

@@ -814,6 +814,34 @@ TEST(larger_sizes)
     }
 }
 
+/* gemm and dot of the kernel table, and nothing written beside C. */
+TEST(float_kernels_agree_bit_for_bit)
+{
+#ifdef SKVI_LA_AVX2
+    static float a[16 * 70], b[70 * 90], c[2][16 * 90];
+    size_t i, m, n, k;
+    int round;
+    if (!SKVI_LA_HAS_AVX2()) SKIP("this processor has no AVX2");
+    for (round = 0; round < 2000; round++) {
+        float x, y;
+        m = (size_t)(test_u64() % 14);
+        n = (size_t)(test_u64() % 81);
+        k = (size_t)(test_u64() % 69);
+        for (i = 0; i < 16 * 70; i++) a[i] = (float)test_normal();
+        for (i = 0; i < 70 * 90; i++) b[i] = (float)test_normal();
+        for (i = 0; i < 16 * 90; i++) c[0][i] = c[1][i] = (float)test_normal();
+        skvi_gemm_c(m, n, k, a, 70, b + 1, 87, c[0] + 1, 83);
+        skvi_gemm_avx2(m, n, k, a, 70, b + 1, 87, c[1] + 1, 83);
+        CHECK(!memcmp(c[0], c[1], sizeof c[0]));
+        x = skvi_dot_c(a + round % 5, b, n);
+        y = skvi_dot_avx2(a + round % 5, b, n);
+        CHECK(!memcmp(&x, &y, sizeof x));
+    }
+#else
+    SKIP("built without AVX2 (gcc or clang for x86-64, and no SKV_NO_SIMD)");
+#endif
+}
+
 int main(int argc, char **argv)
 {
     TEST_BEGIN(argc, argv);
@@ -842,6 +870,7 @@ int main(int argc, char **argv)
     RUN(svd_extreme_grading);
     RUN(svd_refuses);
     RUN(results_repeat);
+    RUN(float_kernels_agree_bit_for_bit);
     RUN(lapack_agrees);
     RUN(larger_sizes);
     return TEST_END();

@@ -136,6 +136,28 @@ TEST(steps_agree_bit_for_bit)
 #endif
 }
 
+TEST(expansions_agree_bit_for_bit)
+{
+#ifdef SKVI_LA_AVX2
+    unsigned char codes[64 + 1];
+    float out[2][TOKENS + 1];
+    uint32_t h, i, round;
+    if (!SKVI_LA_HAS_AVX2()) SKIP("this processor has no AVX2");
+    for (h = 1; h <= 16; h += h < 8 ? 1 : 2)
+        for (round = 0; round < 200; round++) {
+            unsigned char *at = codes + (round & 1u);       /* any alignment */
+            float step = (float)exp(20 * test_uniform() - 10);
+            for (i = 0; i < 4 * h; i++) at[i] = (unsigned char)(round ? test_u64() : 255);
+            memset(out, 0x7F, sizeof out);
+            skvi_expand_c(at, h, step, out[0]);
+            skvi_expand_avx2(at, h, step, out[1]);
+            CHECK(!memcmp(out[0], out[1], sizeof out[0]));  /* and nothing beyond */
+        }
+#else
+    SKIP("built without AVX2 (gcc or clang for x86-64, and no SKV_NO_SIMD)");
+#endif
+}
+
 /* Tokens a .. a + n - 1 of the circle are in use. Least cost over all bits that they see: those of
    token a's window and all newer ones; with `end` not -1, token 63's window is that. */
 static int64_t brute_force(const skvi_search *v, uint32_t h, uint32_t lane, uint32_t a, uint32_t n,
@@ -557,6 +579,7 @@ int main(int argc, char **argv)
     RUN(expand_of_pack_is_the_path);
     RUN(complement_is_negative);
     RUN(steps_agree_bit_for_bit);
+    RUN(expansions_agree_bit_for_bit);
     RUN(free_paths_are_optimal);
     RUN(closed_paths_are_optimal);
     RUN(no_other_stream_is_better);
