@@ -115,14 +115,14 @@
      SKV_NO_STDLIB     [off] no malloc: pass an allocator or memory
      SKV_NO_STDIO      [off] no snprintf: skv_profile_summary is left out
      SKV_CBLAS         [off] use cblas_sgemm for the large products of calibration
-     SKV_NO_SIMD       [off] no AVX2 copies of inner loops of the eigen-solver and of the encoder's
-                       search (gcc, clang, x86-64)
+     SKV_NO_SIMD       [off] portable inner loops only; else gcc and clang on x86-64 also compile
+                       AVX2 ones (immintrin.h), taken where the processor has it
      SPECTRAL_KV_CUDA  [off] also include spectral_kv_cuda.cuh
 
    LIMITS OF THIS VERSION
-     Encoding and attention run on portable C kernels (one table, ready for others) but for the
-     encoder's search. Pages of a cache are never re-coded, and hold keys after RoPE: positions
-     cannot be shifted. Cold pages (>>cold) are a codec of their own, beside the cache.
+     Kernels are portable C and AVX2, with the same bits. Attention expands codes to floats before
+     it multiplies. Pages of a cache are never re-coded, and hold keys after RoPE: positions cannot
+     be shifted. Cold pages (>>cold) are a codec of their own, beside the cache.
 */
 #ifndef SPECTRAL_KV_H
 #define SPECTRAL_KV_H
