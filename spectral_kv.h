@@ -1157,6 +1157,8 @@ typedef struct skvi_kernels {
                  size_t ldb, float *c, size_t ldc);
     /* sum of a[i] b[i] */
     float (*dot)(const float *a, const float *b, size_t n);
+    /* out[i] += sum over the tokens t of a page of p[t] tile[i][t], i < n; tile [n][64] */
+    void (*gather)(const float *p, const float *tile, size_t n, float *out);
     void (*from_f16)(const uint16_t *h, float *out, size_t n);
     /* values of one channel's 64 codes of half bits h: out[t] = level * step; see >>quant */
     void (*expand)(const unsigned char *codes, uint32_t h, float step, float *out);
@@ -1227,6 +1229,19 @@ static float skvi_dot_c(const float *a, const float *b, size_t n)
     return sum;
 }
 
+static void skvi_gather_c(const float *p, const float *tile, size_t n, float *out)
+{
+    SKVI_UNFUSED
+    size_t i, t, l;
+    for (i = 0; i < n; i++, tile += SKV_PAGE_TOKENS) {
+        float s[8] = {0};
+        for (t = 0; t < SKV_PAGE_TOKENS; t += 8)
+            for (l = 0; l < 8; l++) s[l] += p[t + l] * tile[t + l];
+        for (l = 0; l < 4; l++) s[l] += s[l + 4];
+        out[i] += (s[0] + s[2]) + (s[1] + s[3]);
+    }
+}
+
 #ifdef SKVI_LA_AVX2
 /* c[rows][16], rows at most 4 and a caller's constant, as skvi_gemm_tile sums; or onto c, as
    skvi_gemm_rows does. */
@@ -1295,6 +1310,40 @@ static float skvi_dot_avx2(const float *a, const float *b, size_t n)
     for (j = 0; i < n; i++, j++) s[j] += a[i] * b[i];
     for (j = 0; j < 16; j++) sum += s[j];
     return sum;
+}
+
+/* Sums of the lanes of two vectors: s[0] + s[4] + (s[2] + s[6]) of each, then the odd ones. */
+__attribute__((target("avx2")))
+static __m128 skvi_fold_avx2(__m256 a, __m256 b)
+{
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    __m128 y = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    return _mm_add_ps(_mm_unpacklo_ps(x, y), _mm_unpackhi_ps(x, y));
+}
+
+__attribute__((target("avx2")))
+static void skvi_gather_avx2(const float *p, const float *tile, size_t n, float *out)
+{
+    SKVI_UNFUSED
+    size_t i, t, k;
+    for (i = 0; i + 4 <= n; i += 4, tile += 4 * SKV_PAGE_TOKENS) {
+        __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
+                       _mm256_setzero_ps()};
+        __m128 a, b;
+        for (t = 0; t < SKV_PAGE_TOKENS; t += 8) {
+            __m256 x = _mm256_loadu_ps(p + t);
+            SKVI_LA_UNROLL
+            for (k = 0; k < 4; k++) {
+                __m256 y = _mm256_loadu_ps(tile + k * SKV_PAGE_TOKENS + t);
+                s[k] = _mm256_add_ps(s[k], _mm256_mul_ps(x, y));
+            }
+        }
+        a = skvi_fold_avx2(s[0], s[1]);
+        b = skvi_fold_avx2(s[2], s[3]);
+        a = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+        _mm_storeu_ps(out + i, _mm_add_ps(_mm_loadu_ps(out + i), a));
+    }
+    skvi_gather_c(p, tile, n - i, out + i);
 }
 #endif
 
@@ -3344,17 +3393,20 @@ static void skvi_expand_trellis(const unsigned char *codes, uint32_t h, float st
 
 static void skvi_expand_c(const unsigned char *codes, uint32_t h, float step, float *out)
 {
-    float level[1 << SKV_MAX_BITS];
+    float level[1 << 6];        /* of 5 and 6 bits; wider codes are uniform */
     uint32_t i, j, width = h / 2, mask = (1u << width) - 1;
     if (h <= 8) {
         skvi_expand_trellis(codes, h, step, out);
         return;
     }
-    for (i = 0; i <= mask; i++) level[i] = (float)skvi_level(width, i) * step;
+    for (i = 0; width < 7 && i <= mask; i++) level[i] = (float)skvi_level(width, i) * step;
     for (i = 0; i < SKV_PAGE_TOKENS; i += 8, codes += width) {
         uint64_t x = 0;
         for (j = 0; j < width; j++) x |= (uint64_t)codes[j] << (8 * j);
-        for (j = 0; j < 8; j++) out[i + j] = level[(x >> (width * j)) & mask];
+        for (j = 0; j < 8; j++) {
+            uint32_t code = (uint32_t)(x >> (width * j)) & mask;
+            out[i + j] = width < 7 ? level[code] : (float)skvi_level(width, code) * step;
+        }
     }
 }
 
@@ -3544,11 +3596,12 @@ static void skvi_search_step_avx2(const int32_t *c, const int32_t *level, const 
 #endif
 
 static const skvi_kernels skvi_kernels_c = {
-    skvi_gemm_c, skvi_dot_c, skvi_from_f16_c, skvi_expand_c, skvi_search_step_c
+    skvi_gemm_c, skvi_dot_c, skvi_gather_c, skvi_from_f16_c, skvi_expand_c, skvi_search_step_c
 };
 #ifdef SKVI_LA_AVX2
 static const skvi_kernels skvi_kernels_avx2 = {
-    skvi_gemm_avx2, skvi_dot_avx2, skvi_from_f16_c, skvi_expand_avx2, skvi_search_step_avx2
+    skvi_gemm_avx2, skvi_dot_avx2, skvi_gather_avx2, skvi_from_f16_c, skvi_expand_avx2,
+    skvi_search_step_avx2
 };
 #endif
 
@@ -4347,6 +4400,8 @@ typedef struct skvi_lane {
     float *x, *ut;                  /* decode: [64][D], [64][D] */
     float *q, *ql, *s, *ol, *oo;    /* attend: [tile_rows] times d, D, 64, D, dv */
     float *tile;                    /* attend: [max(SLAB, d, dv)][64] */
+    float *wave, *coef;             /* attend, turned means: [d][64], [tile_rows][d] */
+    double *phase;                  /* [2 d]: of each pair, e^(i position f) and e^(i 64 f) */
 } skvi_lane;
 
 typedef struct skvi_coder {
@@ -4389,6 +4444,9 @@ static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, si
     l->ol = (float *)skvi_take(a, rows, D * f);
     l->oo = (float *)skvi_take(a, rows, d * f);
     l->tile = (float *)skvi_take(a, tall, SKVI_P * f);
+    l->wave = (float *)skvi_take(a, d, SKVI_P * f);
+    l->coef = (float *)skvi_take(a, rows, d * f);
+    l->phase = (double *)skvi_take(a, d, 2 * sizeof(double));
     if (a->used < end) a->used = end;
 }
 
@@ -5635,6 +5693,7 @@ typedef struct skvi_atile {
     float    qmean[SKVI_ROWS], qnorm[SKVI_ROWS];
     size_t   first_pos, last_pos;   /* of the rows */
     float    bound;
+    uint32_t phase_at, phase_steps; /* position of lane->phase, pages since it was exact */
 } skvi_atile;
 
 typedef struct skvi_attend_job {
@@ -5753,47 +5812,79 @@ static void skvi_exact_block(const skvi_attend_job *j, const skvi_lane *lane, sk
     }
 }
 
-/* Columns R(position + t) turn of one head for the 64 tokens of a page, [dim][64]: each pair turns
-   on from token to token, exactly set at the page's start. */
-static void skvi_turned_tile(const skvi_turn *r, const float *turn, uint32_t position, size_t dim,
-                             float *tile)
+/* Cosines of i freq[p], then sines, for the tokens i of any page: lane->wave, [2 pairs][64]. Doubled
+   from one token to 64, so no value is more than six products away from cos and sin. */
+static void skvi_wave_begin(const skvi_turn *r, const skvi_lane *lane)
 {
-    size_t p, t, apart = skvi_turn_apart(r);
-    memset(tile, 0, dim * SKVI_P * sizeof(float));
+    size_t p, i, half;
     for (p = 0; p < r->pairs; p++) {
-        size_t i = skvi_turn_at(r, p);
-        float *x = tile + i * SKVI_P, *y = x + apart * SKVI_P;
-        double f = (double)r->freq[p], start = (double)position * f;
-        double c = cos(f), s = sin(f), u = cos(start), v = sin(start);
-        double a = (double)turn[i], b = (double)turn[i + apart];
-        double m = a * u - b * v, n = a * v + b * u;
-        for (t = 0; t < SKVI_P; t++) {
-            x[t] = (float)m;
-            y[t] = (float)n;
-            u = m * c - n * s;
-            n = m * s + n * c;
-            m = u;
+        double x[SKVI_P], y[SKVI_P], c = cos((double)r->freq[p]), s = sin((double)r->freq[p]);
+        x[0] = 1;
+        y[0] = 0;
+        for (half = 1; half < SKVI_P; half *= 2) {      /* c + i s = e^(i half f) */
+            double d = c * c - s * s;
+            for (i = 0; i < half; i++) {
+                x[half + i] = x[i] * c - y[i] * s;
+                y[half + i] = x[i] * s + y[i] * c;
+            }
+            s = 2 * c * s;
+            c = d;
         }
+        for (i = 0; i < SKVI_P; i++) {
+            lane->wave[p * SKVI_P + i] = (float)x[i];
+            lane->wave[(r->pairs + p) * SKVI_P + i] = (float)y[i];
+        }
+        lane->phase[4 * p + 2] = c;
+        lane->phase[4 * p + 3] = s;
+    }
+}
+
+/* lane->phase to a page's position: one step on from the page before, or exactly. */
+static void skvi_wave_move(const skvi_turn *r, const skvi_lane *lane, skvi_atile *t,
+                           uint32_t position)
+{
+    int next = t->phase_steps && t->phase_steps < 64 && position == t->phase_at + SKVI_P;
+    size_t p;
+    t->phase_steps = next ? t->phase_steps + 1 : 1;
+    t->phase_at = position;
+    for (p = 0; p < r->pairs; p++) {
+        double *z = lane->phase + 4 * p, x = z[0], f = (double)position * (double)r->freq[p];
+        z[0] = next ? x * z[2] - z[1] * z[3] : cos(f);
+        z[1] = next ? x * z[3] + z[1] * z[2] : sin(f);
+    }
+}
+
+/* q.R(position + i) turn = sum over pairs of cos(i f) a.b + sin(i f) a x b: a, b the pair of
+   R(position) turn and of q. The coefficients of one row, [2 pairs]. */
+static void skvi_wave_row(const skvi_turn *r, const double *phase, const float *turn,
+                          const float *q, float *coef)
+{
+    size_t p, apart = skvi_turn_apart(r);
+    for (p = 0; p < r->pairs; p++, phase += 4) {
+        size_t i = skvi_turn_at(r, p);
+        float c = (float)phase[0], s = (float)phase[1];
+        float m = turn[i] * c - turn[i + apart] * s, n = turn[i] * s + turn[i + apart] * c;
+        coef[p] = q[i] * m + q[i + apart] * n;
+        coef[r->pairs + p] = q[i + apart] * m - q[i] * n;
     }
 }
 
 /* What every token of a page has before its codes: q.mean, and q.R(position) turn. */
-static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, const skvi_atile *t,
+static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
                            const skvi_stream *s, const unsigned char *page)
 {
     const skvi_coder *k = &j->c->coder;
     const skv_layer *l = &j->c->layers[j->layer];
-    size_t r, r0, i, group = l->n_q_heads / l->n_kv_heads, d = l->head_dim;
+    const skvi_turn *turn = &k->profile->turn[j->layer];
+    size_t r, i, group = l->n_q_heads / l->n_kv_heads, d = l->head_dim, n = 2 * turn->pairs;
     for (r = 0; r < t->n; r++)
         for (i = 0; i < SKVI_P; i++) lane->s[r * SKVI_P + i] = t->qmean[r];
-    for (r0 = 0; s->turn && r0 < t->n; r0 = r) {
-        size_t slice = t->head[r0] / group % k->profile->head_group * d;
-        r = skvi_same_head(t, r0, group);
-        skvi_turned_tile(&k->profile->turn[j->layer], s->turn + slice, skvi_get32(page + 8), d,
-                         lane->tile);
-        k->kern->gemm(r - r0, SKVI_P, d, lane->q + r0 * d, d, lane->tile, SKVI_P,
-                      lane->s + r0 * SKVI_P, SKVI_P);
-    }
+    if (!s->turn) return;
+    skvi_wave_move(turn, lane, t, skvi_get32(page + 8));
+    for (r = 0; r < t->n; r++)
+        skvi_wave_row(turn, lane->phase, s->turn + t->head[r] / group % k->profile->head_group * d,
+                      lane->q + r * d, lane->coef + r * n);
+    k->kern->gemm(t->n, SKVI_P, n, lane->coef, n, lane->wave, SKVI_P, lane->s, SKVI_P);
 }
 
 /* Scores of one page into lane->s. */
@@ -5855,9 +5946,7 @@ static void skvi_page_values(const skvi_attend_job *j, const skvi_lane *lane, sk
         m = at.plan->coded - ch < SKVI_SLAB ? at.plan->coded - ch : SKVI_SLAB;
         skvi_expand_slab(k, at.plan, at.bytes, ch, m, lane->tile);
         for (r = 0; r < t->n; r++)
-            for (i = 0; i < m; i++)
-                lane->ol[r * s->D + ch + i] +=
-                    k->kern->dot(lane->s + r * SKVI_P, lane->tile + i * SKVI_P, SKVI_P);
+            k->kern->gather(lane->s + r * SKVI_P, lane->tile, m, lane->ol + r * s->D + ch);
     }
 }
 
@@ -5879,6 +5968,8 @@ static void skvi_tile_walk(const skvi_attend_job *j, const skvi_lane *lane, skvi
     size_t w = c->layers[j->layer].sliding_window, pos, n, ring = skvi_ring_first(c, l);
     size_t begin = w && t->first_pos + 1 > w ? t->first_pos + 1 - w : 0;
     size_t end = t->last_pos + 1;
+    if (l->n_pages && skvi_attend_stream(j, 0, g)->turn)
+        skvi_wave_begin(&c->coder.profile->turn[j->layer], lane);
     for (pos = 0; pos < end; pos += n) {
         int paged = pos >= c->sinks && pos < ring;
         size_t stop = pos < c->sinks ? skvi_sinks_held(c, l) : end;

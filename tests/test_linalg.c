@@ -814,7 +814,7 @@ TEST(larger_sizes)
     }
 }
 
-/* gemm and dot of the kernel table, and nothing written beside C. */
+/* gemm, dot and gather of the kernel table, and nothing written beside C. */
 TEST(float_kernels_agree_bit_for_bit)
 {
 #ifdef SKVI_LA_AVX2
@@ -836,6 +836,9 @@ TEST(float_kernels_agree_bit_for_bit)
         x = skvi_dot_c(a + round % 5, b, n);
         y = skvi_dot_avx2(a + round % 5, b, n);
         CHECK(!memcmp(&x, &y, sizeof x));
+        skvi_gather_c(a, b, n % 23, c[0] + 3);
+        skvi_gather_avx2(a, b, n % 23, c[1] + 3);
+        CHECK(!memcmp(c[0], c[1], sizeof c[0]));
     }
 #else
     SKIP("built without AVX2 (gcc or clang for x86-64, and no SKV_NO_SIMD)");
