@@ -5881,9 +5881,10 @@ static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, skvi
         for (i = 0; i < SKVI_P; i++) lane->s[r * SKVI_P + i] = t->qmean[r];
     if (!s->turn) return;
     skvi_wave_move(turn, lane, t, skvi_get32(page + 8));
-    for (r = 0; r < t->n; r++)
-        skvi_wave_row(turn, lane->phase, s->turn + t->head[r] / group % k->profile->head_group * d,
-                      lane->q + r * d, lane->coef + r * n);
+    for (r = 0; r < t->n; r++) {
+        size_t slice = t->head[r] / group % k->profile->head_group * d;
+        skvi_wave_row(turn, lane->phase, s->turn + slice, lane->q + r * d, lane->coef + r * n);
+    }
     k->kern->gemm(t->n, SKVI_P, n, lane->coef, n, lane->wave, SKVI_P, lane->s, SKVI_P);
 }
 
