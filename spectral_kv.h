@@ -5812,7 +5812,7 @@ static void skvi_exact_block(const skvi_attend_job *j, const skvi_lane *lane, sk
     }
 }
 
-/* Cosines of i freq[p], then sines, for the tokens i of any page: lane->wave, [2 pairs][64]. Doubled
+/* Cosines of i freq[p], then sines, for tokens i of any page: lane->wave, [2 pairs][64]. Doubled
    from one token to 64, so no value is more than six products away from cos and sin. */
 static void skvi_wave_begin(const skvi_turn *r, const skvi_lane *lane)
 {
