@@ -263,7 +263,7 @@ TEST(error_falls_with_bits)
     for (i = 0; i < sizeof bpe / sizeof bpe[0]; i++) {
         skv_codec *c = codec_new(p, bpe[i], -1);
         skv_target t = SKV_ZERO;
-        skv_outlook o;
+        skv_outlook o = SKV_ZERO;
         t.bpe = bpe[i];
         CHECK(skv_profile_outlook(p, &t, &o) == SKV_OK);
         e = page_error(c, &x, &rk, &rv, &bytes);

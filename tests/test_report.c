@@ -206,7 +206,7 @@ TEST(expected_and_measured)
     skv_report_desc d = describe(p, 3.0f);
     skv_layer_report out;
     skv_head_report head[MAX_HEADS];
-    skv_outlook o;
+    skv_outlook o = SKV_ZERO;
     CHECK(report(&d, 0, &y, &out, head) == SKV_OK);
     CHECK(skv_profile_outlook(p, &d.target, &o) == SKV_OK);
     CHECK_NEAR(out.all.expected[0] + out.all.expected[1], o.error, 1e-6 * o.error);
