@@ -138,6 +138,15 @@ def head_groups():
         check("Head groups of %d, " % size in done.stdout, done.stdout)
 
 
+def tools_start():
+    """Each script that make calls can be imported whole and explains itself."""
+    for name in ("demo.py", "quality.py", "fetch_model.py"):
+        done = subprocess.run([sys.executable, os.path.join("tools", name), "--help"],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, universal_newlines=True)
+        check(done.returncode == 0 and "usage" in done.stdout, done.stdout)
+
+
 def plot():
     """Rows become one page that stands alone; what are no rows is refused."""
     row = dict(tokens=1024, bpe=5, kl_p99=.1, top1=.9, ppl_exact=10, ppl=11, start=256, sinks=4,
@@ -160,7 +169,8 @@ def plot():
 def main():
     cases = Cases("test_cli", "Looks at build/skv-llm from outside.")
     for test in (bad_arguments, help_is_no_error, bad_models, bad_profiles, truncated_model,
-                 bad_modes, same_seed_same_words, judge_exact, head_groups, plot):
+                 bad_modes, same_seed_same_words, judge_exact, head_groups,
+                 tools_start, plot):
         cases.run(test.__name__, test)
     return cases.end()
 

@@ -9,11 +9,11 @@ import sys
 import tempfile
 import time
 
-from quality import Problem, engine, judge, make_profile, parse, table, threads
+from quality import Problem, engine, inputs, judge, parse, table, threads
 
 HELDOUT = os.path.join("examples", "text", "heldout")
 TOKENS = 96                         # generated for each cache
-COMPRESSED = ["spectral:4", "spectral:2"]
+COMPRESSED = ["fast:4", "fast:2"]
 
 
 def prompt():
@@ -60,7 +60,7 @@ def answers_table(answers):
 def main():
     options = parse("The same prompt with the exact and with the compressed cache.")
     start = time.time()
-    profile = make_profile(options)
+    profile = inputs(options, COMPRESSED[0])[1]
     print("prompt: the start of %s/documentation.txt, to be summarized" % HELDOUT, flush=True)
     answers = [generate(options, profile, mode) for mode in ["exact"] + COMPRESSED]
     print("\n%d tokens of prompt, then the answer:" % answers[0]["prompt_tokens"])
@@ -68,7 +68,7 @@ def main():
     print("\nteacher-forced on texts that the profile has not seen, against the exact cache:")
     rows = []
     for name in sorted(os.listdir(HELDOUT)):
-        rows += judge(options, profile, os.path.join(HELDOUT, name), ",".join(COMPRESSED))
+        rows += judge(options, os.path.join(HELDOUT, name), COMPRESSED, ["--profile", profile])
     print(table(rows))
     print("bpe counts every byte of the cache but the profile (%d bytes); f16 has 16. %.0f s in all"
           % (os.path.getsize(profile), time.time() - start))
