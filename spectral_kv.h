@@ -393,7 +393,7 @@ SKVDEF skv_result skv_profile_outlook(const skv_profile *p, const skv_target *ta
 /* The head group, of the sizes that p can be narrowed to, whose profile costs least at `target`:
    bits per element at equal error (an error half as large is worth half a bit) plus `price` bits
    for each KV head of a group, since a query head meets the channels of all of them. Price 0 takes
-   the largest, about 0.2 already one head. Every size is fitted once. Errors: those of fit. */
+   the fewest bits. Every size is fitted once. Errors: those of fit. */
 SKVDEF skv_result skv_profiler_choose_group(const skv_profiler *p, const skv_target *target,
                                             double price, uint32_t *head_group);
 #ifndef SKV_NO_STDIO
@@ -3451,8 +3451,10 @@ static __m256i skvi_expand_half_avx2(const unsigned char *b, uint32_t h, uint32_
     index = _mm256_packus_epi16(x[0], x[1]);
     flip = _mm256_cmpgt_epi8(_mm256_setzero_si256(), index);
     index = _mm256_xor_si256(index, flip);
-    level = _mm256_setzero_si256();     /* 16 entries at a time, each less the one 16 before: */
-    SKVI_LA_UNROLL                      /* those up to the index add up (by xor) to its entry */
+    level = _mm256_setzero_si256();
+    /* 16 entries at a time, xor those 16 before: all up to the index make its entry; beyond, the
+       index is negative and the shuffle gives 0 */
+    SKVI_LA_UNROLL
     for (i = 0; i < 8; i++) {
         __m128i part = _mm_loadu_si128(table + i), change = _mm_xor_si128(part, last);
         last = part;

@@ -172,16 +172,21 @@ def mean(rows, key):
     return sum(values) / len(values) if values else float("nan")
 
 
-def table(rows):
-    """Means over the texts, one line a mode, in the order of the rows."""
-    lines = ["%-16s %7s %9s %7s %9s %8s %7s %8s   KL of each text"
-             % ("mode", "bpe", "bpe_pages", "ratio", "KL mean", "KL p99", "top-1", "ppl")]
+def by_mode(rows):
+    """(mode, its rows, mean change of perplexity), in the order of the rows."""
     for mode in dict.fromkeys(row["mode"] for row in rows):
         of = [row for row in rows if row["mode"] == mode]
-        change = sum(row["ppl"] / row["ppl_exact"] - 1 for row in of) / len(of)
+        yield mode, of, 100 * sum(row["ppl"] / row["ppl_exact"] - 1 for row in of) / len(of)
+
+
+def table(rows):
+    """Means over the texts, one line a mode."""
+    lines = ["%-16s %7s %9s %7s %9s %8s %7s %8s   KL of each text"
+             % ("mode", "bpe", "bpe_pages", "ratio", "KL mean", "KL p99", "top-1", "ppl")]
+    for mode, of, change in by_mode(rows):
         lines.append("%-16s %7.3f %9.3f %7.2f %9.5f %8.4f %7.4f %+7.2f%%   %s" % (
             mode, mean(of, "bpe"), mean(of, "bpe_pages"), mean(of, "ratio"), mean(of, "kl_mean"),
-            mean(of, "kl_p99"), mean(of, "top1"), 100 * change,
+            mean(of, "kl_p99"), mean(of, "top1"), change,
             " ".join("%.4f" % row["kl_mean"] for row in of)))
     return "\n".join(lines)
 
@@ -199,40 +204,40 @@ def bits_for(rows, name, kl):
 
 
 def rivals(rows):
-    """For every other method, the bits that our presets need for its KL."""
+    """Our presets, and for every other method (mode, its bits, its KL, the bits they need for it);
+    nothing where one side is missing."""
     ours = [n for n in ("fast", "small", "cold")
             if any(family(row["mode"]) == n for row in rows)]
-    lines = []
-    for mode in dict.fromkeys(row["mode"] for row in rows):
-        of = [row for row in rows if row["mode"] == mode]
-        if family(mode) in ours + ["spectral", "exact"]:
-            continue
-        kl = mean(of, "kl_mean")
-        need = [bits_for(rows, name, kl) for name in ours]
-        lines.append("%-16s %9.3f %9.5f" % (mode, mean(of, "bpe_pages"), kl) +
-                     "".join(" %7s" % b for b in need))
-    head = "%-16s %9s %9s" % ("rival", "its bits", "its KL")
-    return "\n".join([head + "".join(" %7s" % n for n in ours)] + lines) if lines and ours else ""
+    found = [(mode, mean(of, "bpe_pages"), mean(of, "kl_mean")) for mode, of, _ in by_mode(rows)
+             if family(mode) not in ours + ["spectral", "exact"]]
+    if not ours or not found:
+        return [], []
+    return ours, [(mode, bits, kl, [bits_for(rows, name, kl) for name in ours])
+                  for mode, bits, kl in found]
+
+
+def rivals_table(rows):
+    ours, found = rivals(rows)
+    lines = ["%-16s %9s %9s" % ("rival", "its bits", "its KL") + "".join(" %7s" % n for n in ours)]
+    lines += ["%-16s %9.3f %9.5f" % (mode, bits, kl) + "".join(" %7s" % b for b in need)
+              for mode, bits, kl, need in found]
+    return "\n".join(lines) if found else ""
 
 
 def markdown(rows):
     """The two tables of README.md."""
     lines = ["| mode | bits per element in pages | mean KL | 99th percentile | same top token | "
              "perplexity |", "|---|---|---|---|---|---|"]
-    for mode in dict.fromkeys(row["mode"] for row in rows):
-        of = [row for row in rows if row["mode"] == mode]
-        change = sum(row["ppl"] / row["ppl_exact"] - 1 for row in of) / len(of)
+    for mode, of, change in by_mode(rows):
         lines.append("| `%s` | %.2f | %.4f | %.3f | %.1f %% | %+.1f %% |" % (
             mode, mean(of, "bpe_pages"), mean(of, "kl_mean"), mean(of, "kl_p99"),
-            100 * mean(of, "top1"), 100 * change))
-    needs = [line.split() for line in rivals(rows).split("\n")]
-    if needs[0]:
-        ours = needs[0][5:]
+            100 * mean(of, "top1"), change))
+    ours, found = rivals(rows)
+    if found:
         lines += ["", "| KL | of | its bits |" + "".join(" `%s` |" % n for n in ours),
                   "|---|---|---|" + "---|" * len(ours)]
-        for mode, bits, kl, *need in needs[1:]:
-            lines.append("| %.4f | `%s` | %.2f | %s |" % (float(kl), mode, float(bits),
-                                                        " | ".join(need)))
+    lines += ["| %.4f | `%s` | %.2f | %s |" % (kl, mode, bits, " | ".join(need))
+              for mode, bits, kl, need in found]
     return "\n".join(lines)
 
 
@@ -276,9 +281,9 @@ def main():
           % (os.path.basename(options.model), " ".join(os.path.basename(t) for t in texts),
              options.start, options.ctx - 1), file=out)
     print(markdown(rows) if options.markdown else table(rows), file=out)
-    if rivals(rows) and not options.markdown:
-        print("\nBits in the pages at which our presets reach a rival's KL\n" + rivals(rows),
-              file=out)
+    needed = "" if options.markdown else rivals_table(rows)
+    if needed:
+        print("\nBits in the pages at which our presets reach a rival's KL\n" + needed, file=out)
     if quiet:
         print("\n".join(json.dumps(row) for row in rows))
     elif options.json:
