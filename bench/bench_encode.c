@@ -11,11 +11,10 @@
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "../spectral_kv.h"
 #include "../examples/capture.h"
+#include "bench.h"
 #include <math.h>
-#include <stdlib.h>
-#include <time.h>
 
-enum { MAX_RUNS = 99, RATES = 4, PAGE = SKV_PAGE_TOKENS, KEEP = 1 << 20 };
+enum { RATES = 4, PAGE = SKV_PAGE_TOKENS, KEEP = 1 << 20 };
 
 typedef struct subject {
     const char *name;               /* preset */
@@ -23,7 +22,7 @@ typedef struct subject {
     skv_codec  *hot;                /* one of the two */
     skv_cold   *cold;
     size_t      bytes;              /* of all pages */
-    double      error, encode[MAX_RUNS], decode[MAX_RUNS];
+    double      error, encode[BENCH_MAX_RUNS], decode[BENCH_MAX_RUNS];
 } subject;
 
 static capture cap;
@@ -36,13 +35,6 @@ static void need(skv_result r, const char *what)
     if (r >= SKV_OK) return;
     fprintf(stderr, "bench_encode: %s: %s\n", what, skv_result_text(r));
     exit(1);
-}
-
-static double now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return 1e9 * (double)t.tv_sec + (double)t.tv_nsec;
 }
 
 /* ---- profiles ---- */
@@ -148,12 +140,6 @@ static double decode_all(subject *s, int check)
     return error;
 }
 
-static int ascending(const void *x, const void *y)
-{
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
 static int measure(subject *s, size_t n, size_t runs, double elements)
 {
     size_t i, r;
@@ -167,16 +153,16 @@ static int measure(subject *s, size_t n, size_t runs, double elements)
     }
     for (r = 0; r < runs; r++)
         for (i = 0; i < n; i++) {
-            double start = now_ns(), middle;
+            double start = bench_ns(), middle;
             encode_all(&s[i]);
-            middle = now_ns();
+            middle = bench_ns();
             (void)decode_all(&s[i], 0);
             s[i].encode[r] = (middle - start) / elements;
-            s[i].decode[r] = (now_ns() - middle) / elements;
+            s[i].decode[r] = (bench_ns() - middle) / elements;
         }
     for (i = 0; i < n; i++) {
-        qsort(s[i].encode, runs, sizeof(double), ascending);
-        qsort(s[i].decode, runs, sizeof(double), ascending);
+        bench_sort(s[i].encode, runs);
+        bench_sort(s[i].decode, runs);
     }
     return 0;
 }
@@ -215,16 +201,8 @@ int main(int argc, char **argv)
     const char *json = NULL;
     size_t i, runs = 9;
     double elements;
-    int k, bad = 0;
-    for (k = 1; k < argc; k++) {
-        if (!strcmp(argv[k], "--json") && k + 1 < argc) json = argv[++k];
-        else if (!strcmp(argv[k], "--runs") && k + 1 < argc) runs = strtoul(argv[++k], NULL, 10);
-        else bad = 1;
-    }
-    if (bad || runs < 1 || runs > MAX_RUNS) {
-        fprintf(stderr, "usage: bench_encode [--json FILE] [--runs 1..%d]\n", MAX_RUNS);
-        return 2;
-    }
+    int bad;
+    if (bench_arguments("bench_encode", argc, argv, &json, &runs)) return 2;
     if (capture_read(&cap, CAPTURE_DEFAULT)) return 1;
     elements = (double)(cap.n_tokens / PAGE * PAGE) * 2.0 * (double)cap.n_layers *
                (double)(cap.n_kv_heads * cap.head_dim);

@@ -14,16 +14,11 @@
 #endif
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
+#include "bench.h"
 #ifdef SKV_HAVE_LAPACKE
 #include <dlfcn.h>
 #include <lapacke.h>
 #endif
-
-#define MAX_RUNS 99
 
 typedef struct method {
     const char *name, *kind;            /* kind: eigh or svd */
@@ -31,17 +26,10 @@ typedef struct method {
 } method;
 
 typedef struct outcome {
-    double ms[MAX_RUNS], residual, orthogonality;
+    double ms[BENCH_MAX_RUNS], residual, orthogonality;
 } outcome;
 
 static double *copy_, *values, *left, *right, *scratch;    /* left, right: vectors as rows */
-
-static double now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
-}
 
 /* ---- methods: each copies a, solves, leaves values descending and vectors as rows ---- */
 
@@ -182,12 +170,6 @@ static void measure_errors(const method *m, const double *a, size_t n, outcome *
 
 /* ---- runs ---- */
 
-static int ascending(const void *x, const void *y)
-{
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
 /* All methods alternate; repeats within a run until it lasts 2 ms or so. */
 static int run_size(size_t n, size_t runs, outcome *out)
 {
@@ -215,12 +197,12 @@ static int run_size(size_t n, size_t runs, outcome *out)
     for (r = 0; r < runs; r++) {
         for (m = 0; m < METHODS; m++) {
             const double *a = methods[m].kind[0] == 's' ? x : gram;
-            start = now_ms();
+            start = bench_ns();
             for (i = 0; i < repeat; i++) (void)methods[m].solve(a, n);
-            out[m].ms[r] = (now_ms() - start) / (double)repeat;
+            out[m].ms[r] = 1e-6 * (bench_ns() - start) / (double)repeat;
         }
     }
-    for (m = 0; m < METHODS; m++) qsort(out[m].ms, runs, sizeof(double), ascending);
+    for (m = 0; m < METHODS; m++) bench_sort(out[m].ms, runs);
     free(x);
     return 0;
 }
@@ -324,16 +306,8 @@ int main(int argc, char **argv)
     const char *json = NULL;
     size_t i, runs = 9, most = size[SIZES - 1];
     double *block;
-    int bad = 0, k;
-    for (k = 1; k < argc; k++) {
-        if (!strcmp(argv[k], "--json") && k + 1 < argc) json = argv[++k];
-        else if (!strcmp(argv[k], "--runs") && k + 1 < argc) runs = strtoul(argv[++k], NULL, 10);
-        else bad = 1;
-    }
-    if (bad || runs < 1 || runs > MAX_RUNS) {
-        fprintf(stderr, "usage: bench_fit [--json FILE] [--runs 1..%d]\n", MAX_RUNS);
-        return 2;
-    }
+    int bad = 0;
+    if (bench_arguments("bench_fit", argc, argv, &json, &runs)) return 2;
     block = (double *)malloc((3 * most * most + most + skv_svd_scratch(most, most)) *
                              sizeof(double));
     if (!block) return 1;
