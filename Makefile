@@ -47,7 +47,7 @@ EXAMPLES := $(call named,examples,,[0-9]*)
 SKV_LLM  := $(if $(wildcard examples/llm/main.c),$(BUILD)/skv-llm)
 PASSAGES := $(shell grep -v '^\#' examples/text/calibration.list)
 
-.PHONY: all check test tests demo model model-gemma bench bench-quality texts fuzz fuzzers nvcc \
+.PHONY: all check test tests demo model model-gemma bench bench-attn bench-quality texts fuzz fuzzers nvcc \
         clean help
 .DELETE_ON_ERROR:
 
@@ -70,9 +70,15 @@ model:                      ## fetch SmolLM2 135M Instruct (98 MB, Apache-2.0) i
 model-gemma:                ## fetch Gemma 3 270M (253 MB, Gemma terms of use)
 	@$(PYTHON) tools/fetch_model.py gemma3
 
+bench_attn_ARGS := --tokens 1024,4096 --bits 2,4
 bench: $(BENCHES)           ## timings, as text and as build/bench/*.json
 	@mkdir -p build/bench
-	@for b in $(BENCHES); do echo "== $$b"; $$b --json build/bench/$${b##*/}.json || exit 1; done
+	@$(foreach b,$(BENCHES),echo "== $b" && \
+	  $b --json build/bench/$(notdir $b).json $($(notdir $b)_ARGS) &&) :
+
+bench-attn: $(BUILD)/bench_attn     ## attention against f16 and, with GGML_LIB_DIR=dir, ggml
+	@mkdir -p build/bench
+	@OMP_NUM_THREADS=1 $< --json build/bench/attn.json --csv build/bench/attn.csv $(ATTN_ARGS)
 
 bench-quality: $(SKV_LLM) model texts       ## KL, top-1 and bytes on four kinds of text
 	@$(PYTHON) tools/quality.py --engine $(SKV_LLM) --model $(SMOLLM2) --text $(PASSAGES) \
@@ -125,6 +131,7 @@ $(TESTS) $(FUZZERS): $(BUILD)/tests/%: tests/%.c $(FLAGS)
 	$(COMPILE) $(TEST_CFLAGS) $(WITH_LAPACKE) -MF $@.d $(LDFLAGS) $(filter %.c %.a,$^) -o $@ \
 	  $(LAPACKE) $(LIBS)
 
+$(BUILD)/bench_attn: LIBS += -ldl     # looks for ggml when it runs
 $(BENCHES): $(BUILD)/%: bench/%.c $(FLAGS)
 	@mkdir -p $(@D)
 	@echo '  CC $<'

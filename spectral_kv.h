@@ -66,8 +66,8 @@
      In the API            >>result  >>tensor  >>memory  >>model  >>profiler  >>profile  >>codec
                            >>cache  >>attend  >>report  >>classic  >>cold  >>linalg
      In the implementation >>base  >>kernels  >>la  >>product  >>jacobi  >>eigh  >>svd  >>fit
-                           >>quant  >>search  >>plan  >>summary  >>blob  >>page  >>heap  >>ring
-                           >>scores  >>turbo  >>report  >>cold
+                           >>quant  >>search  >>integer  >>plan  >>summary  >>blob  >>page
+                           >>heap  >>ring  >>scores  >>turbo  >>report  >>cold
 
    SHAPES AND STRIDES
      Q is [n_tokens][n_q_heads][head_dim], K [n_tokens][n_kv_heads][head_dim], V and the output have
@@ -120,9 +120,10 @@
      SPECTRAL_KV_CUDA  [off] also include spectral_kv_cuda.cuh
 
    LIMITS OF THIS VERSION
-     Kernels are portable C and AVX2, with the same bits. Attention expands codes to floats before
-     it multiplies. Pages of a cache are never re-coded, and hold keys after RoPE: positions cannot
-     be shifted. Cold pages (>>cold) are a codec of their own, beside the cache.
+     Kernels are portable C and AVX2, with the same bits. Attention on pages is in integers: queries
+     and softmax weights of 8 bits, or 14 (skv_cache_desc.attend_bits). Pages of a cache are never
+     re-coded, and hold keys after RoPE: positions cannot be shifted. Cold pages (>>cold) are a
+     codec of their own, beside the cache.
 */
 #ifndef SPECTRAL_KV_H
 #define SPECTRAL_KV_H
@@ -426,11 +427,11 @@ SKVDEF skv_result skv_codec_page_bytes(const skv_codec *c, uint32_t layer, size_
 /* K and V of n <= 64 consecutive tokens, the first at position `first` (see skv_profiler_rope;
    below 2^32), become one page; *bytes tells its size. All head groups of the layer are in it:
    random access to a token, a channel or a group needs no other page.
-     page    = u8 format (2), u8 n_tokens, u16 n_rows, u32 bytes, u32 position of the first token,
+     page    = u8 format (3), u8 n_tokens, u16 n_rows, u32 bytes, u32 position of the first token,
                sub[0..2*n_groups), row[0..n_rows)
      sub     = u16 bf16 largest and u16 bf16 root mean squared residual norm |z - z^|, rounded up;
-               u8 gain; then a nibble per coded channel, low one first, padded to a byte; then per
-               coded channel 4 h bytes of codes, see >>quant. Subs: K of every group, then V.
+               u8 gain; then a nibble per coded channel, low one first; then per quad of channels
+               16 h bytes of codes, see >>quant. Subs: K of every group, then V.
      row     = u8 sub number % 256, u8 token + 64 (sub number / 256), f16 whitened latent per
                channel: an outlier token, which overrides its codes
    All integers little endian. Half bits h per channel: the plan. Element = level * unit(h) * scale
@@ -456,6 +457,8 @@ typedef struct skv_cache_desc {
     uint32_t           window;      /* 0 = 64, SKV_NONE = 0 */
     uint32_t           max_append;  /* tokens that go in as one piece; 0 = 64 */
     uint32_t           exact_bits;  /* of sinks and window: 16 = f16 (default, 0) or 32 = f32 */
+    uint32_t           attend_bits; /* of queries and weights where they meet channels of up to 4
+                                       bits: 8 (default, 0) or 14, slower; all others have 14 */
     float              outliers;    /* as in skv_codec_desc */
     skv_allocator      allocator;
     skv_parallel       parallel;
@@ -583,9 +586,9 @@ typedef struct skv_layer_report {
 } skv_layer_report;
 
 typedef struct skv_report_desc {
-    const skv_profile *profile;     /* these six as in skv_cache_desc */
+    const skv_profile *profile;     /* these seven as in skv_cache_desc */
     skv_target         target;
-    uint32_t           sinks, window, exact_bits;
+    uint32_t           sinks, window, exact_bits, attend_bits;
     float              outliers;
     skv_cache         *cache;       /* or in place of them a cache with its own settings, which
                                        loses all its tokens, before and after */
@@ -1134,12 +1137,22 @@ static uint32_t skvi_or(uint32_t value, uint32_t fallback)
 #endif
 #endif
 
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#define SKVI_PREFETCH(p) __builtin_prefetch(p)
+#endif
+
 /* gcc -O2 vectorises short constant loops only, clang long ones only; both are happy with this. */
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
 #define SKVI_LA_UNROLL _Pragma("GCC unroll 8")
+#define SKVI_UNROLL_16 _Pragma("GCC unroll 16")
 enum { SKVI_LA_STEP = 8 };
 #else
 #define SKVI_LA_UNROLL
+#ifdef __clang__
+#define SKVI_UNROLL_16 _Pragma("clang loop unroll(full)")
+#else
+#define SKVI_UNROLL_16
+#endif
 enum { SKVI_LA_STEP = 1 };
 #endif
 
@@ -1147,24 +1160,44 @@ enum { SKVI_LA_STEP = 1 };
 #define SKVI_LA_AVX2 1
 #include <immintrin.h>
 #ifndef SKVI_LA_HAS_AVX2
-#define SKVI_LA_HAS_AVX2() __builtin_cpu_supports("avx2")
+#define SKVI_LA_HAS_AVX2() __builtin_cpu_supports("avx2")   /* and so F16C: no chip lacks it */
 #endif
 #endif
 
+struct skvi_trial;
 typedef struct skvi_kernels {
     /* C[m][n] += A[m][k] B[k][n], row strides lda, ldb, ldc; C must not overlap A or B */
     void (*gemm)(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
                  size_t ldb, float *c, size_t ldc);
     /* sum of a[i] b[i] */
     float (*dot)(const float *a, const float *b, size_t n);
-    /* out[i] += sum over the tokens t of a page of p[t] tile[i][t], i < n; tile [n][64] */
-    void (*gather)(const float *p, const float *tile, size_t n, float *out);
     void (*from_f16)(const uint16_t *h, float *out, size_t n);
-    /* values of one channel's 64 codes of half bits h: out[t] = level * step; see >>quant */
-    void (*expand)(const unsigned char *codes, uint32_t h, float step, float *out);
-    /* one token of the encoder's search, in integers: see >>search */
-    void (*search)(const int32_t *c, const int32_t *level, const int32_t *x, int32_t mask,
-                   uint32_t b, int32_t *d, unsigned char *from);
+    /* codes and scales of a page to levels and factors: see >>quant */
+    void (*expand)(const unsigned char *codes, uint32_t h, int kind, int bias, uint32_t n,
+                   uint32_t first, signed char *levels);
+    void (*steps)(const unsigned char *nibbles, uint32_t n, uint32_t gain, const float *unit,
+                  float *out);
+    /* attention on levels: see >>integer */
+    float (*query)(const float *q, const float *step, const float *zero, uint32_t n, int wide,
+                   void *out, size_t stride, float *offset);
+    void (*score)(const signed char *levels, const signed char *q, uint32_t pairs, uint32_t rows,
+                  int32_t *acc);
+    void (*score_wide)(const signed char *levels, const int16_t *q, uint32_t pairs, uint32_t rows,
+                       int32_t *acc);
+    void (*value)(const signed char *levels, const unsigned char *p, uint32_t pairs, uint32_t every,
+                  uint32_t rows, int32_t *acc);
+    void (*value_wide)(const signed char *levels, const int16_t *p, uint32_t pairs, uint32_t rows,
+                       int32_t *acc);
+    void (*add_scores)(const int32_t *acc, float unit, float offset, float *s);
+    void (*add_values)(const int32_t *acc, size_t stride, const float *step, float unit, uint32_t n,
+                       float *out);
+    float (*top)(const float *s);
+    float (*exps)(float *s, float top);
+    float (*weights)(const float *s, unsigned char *p, int16_t *wide);
+    int unsigned_keys;              /* score wants levels of keys from 0 on */
+    /* the encoder's search, in integers: see >>search */
+    void (*search)(const struct skvi_trial *t);
+    void (*low)(const uint16_t *c, uint16_t *low, unsigned char *state);
 } skvi_kernels;
 
 static const skvi_kernels *skvi_pick_kernels(void);
@@ -1220,29 +1253,25 @@ static void skvi_gemm_c(size_t m, size_t n, size_t k, const float *a, size_t lda
 static float skvi_dot_c(const float *a, const float *b, size_t n)
 {
     SKVI_UNFUSED
-    float s[16] = {0}, sum = 0;
+    float s[16] = {0};
     size_t i, j;
     for (i = 0; i + 16 <= n; i += 16)
         for (j = 0; j < 16; j++) s[j] += a[i + j] * b[i + j];
     for (j = 0; i < n; i++, j++) s[j] += a[i] * b[i];
-    for (j = 0; j < 16; j++) sum += s[j];
-    return sum;
-}
-
-static void skvi_gather_c(const float *p, const float *tile, size_t n, float *out)
-{
-    SKVI_UNFUSED
-    size_t i, t, l;
-    for (i = 0; i < n; i++, tile += SKV_PAGE_TOKENS) {
-        float s[8] = {0};
-        for (t = 0; t < SKV_PAGE_TOKENS; t += 8)
-            for (l = 0; l < 8; l++) s[l] += p[t + l] * tile[t + l];
-        for (l = 0; l < 4; l++) s[l] += s[l + 4];
-        out[i] += (s[0] + s[2]) + (s[1] + s[3]);
-    }
+    for (n = 8; n > 0; n /= 2)
+        for (j = 0; j < n; j++) s[j] += s[j + n];
+    return s[0];
 }
 
 #ifdef SKVI_LA_AVX2
+__attribute__((target("avx2")))
+static float skvi_sum_avx2(__m256 x)
+{
+    __m128 a = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
+}
+
 /* c[rows][16], rows at most 4 and a caller's constant, as skvi_gemm_tile sums; or onto c, as
    skvi_gemm_rows does. */
 __attribute__((target("avx2"), always_inline))
@@ -1297,7 +1326,7 @@ static float skvi_dot_avx2(const float *a, const float *b, size_t n)
 {
     SKVI_UNFUSED
     __m256 s0 = _mm256_setzero_ps(), s1 = s0;
-    float s[16], sum = 0;
+    float s[16];
     size_t i, j;
     for (i = 0; i + 16 <= n; i += 16) {
         __m256 x = _mm256_mul_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i));
@@ -1305,46 +1334,13 @@ static float skvi_dot_avx2(const float *a, const float *b, size_t n)
         s0 = _mm256_add_ps(s0, x);
         s1 = _mm256_add_ps(s1, y);
     }
+    if (i == n) return skvi_sum_avx2(_mm256_add_ps(s0, s1));
     _mm256_storeu_ps(s, s0);
     _mm256_storeu_ps(s + 8, s1);
     for (j = 0; i < n; i++, j++) s[j] += a[i] * b[i];
-    for (j = 0; j < 16; j++) sum += s[j];
-    return sum;
+    return skvi_sum_avx2(_mm256_add_ps(_mm256_loadu_ps(s), _mm256_loadu_ps(s + 8)));
 }
 
-/* Sums of the lanes of two vectors: s[0] + s[4] + (s[2] + s[6]) of each, then the odd ones. */
-__attribute__((target("avx2")))
-static __m128 skvi_fold_avx2(__m256 a, __m256 b)
-{
-    __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    __m128 y = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
-    return _mm_add_ps(_mm_unpacklo_ps(x, y), _mm_unpackhi_ps(x, y));
-}
-
-__attribute__((target("avx2")))
-static void skvi_gather_avx2(const float *p, const float *tile, size_t n, float *out)
-{
-    SKVI_UNFUSED
-    size_t i, t, k;
-    for (i = 0; i + 4 <= n; i += 4, tile += 4 * SKV_PAGE_TOKENS) {
-        __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
-                       _mm256_setzero_ps()};
-        __m128 a, b;
-        for (t = 0; t < SKV_PAGE_TOKENS; t += 8) {
-            __m256 x = _mm256_loadu_ps(p + t);
-            SKVI_LA_UNROLL
-            for (k = 0; k < 4; k++) {
-                __m256 y = _mm256_loadu_ps(tile + k * SKV_PAGE_TOKENS + t);
-                s[k] = _mm256_add_ps(s[k], _mm256_mul_ps(x, y));
-            }
-        }
-        a = skvi_fold_avx2(s[0], s[1]);
-        b = skvi_fold_avx2(s[2], s[3]);
-        a = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
-        _mm_storeu_ps(out + i, _mm_add_ps(_mm_loadu_ps(out + i), a));
-    }
-    skvi_gather_c(p, tile, n - i, out + i);
-}
 #endif
 
 static void skvi_from_f16_c(const uint16_t *h, float *out, size_t n)
@@ -1352,6 +1348,17 @@ static void skvi_from_f16_c(const uint16_t *h, float *out, size_t n)
     size_t i;
     for (i = 0; i < n; i++) out[i] = skvi_from_f16(h[i]);
 }
+
+#ifdef SKVI_LA_AVX2
+__attribute__((target("avx2,f16c")))
+static void skvi_from_f16_avx2(const uint16_t *h, float *out, size_t n)
+{
+    size_t i;
+    for (i = 0; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(h + i))));
+    skvi_from_f16_c(h + i, out + i, n - i);
+}
+#endif
 
 /* C += A B for calibration: large products, through BLAS where the build says so. */
 static void skvi_sgemm(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
@@ -3185,158 +3192,132 @@ SKVDEF skv_result skv_profiler_fit(const skv_profiler *p, const skv_target *fall
 }
 
 /* >>quant -------------------------------------------------------------------------------------
-   The codes of one channel in one page: 64 tokens, half bits h = 1 to 16 each (h / 2 bits), as one
-   little-endian bit stream of 32 h bits. A value is level * unit * scale, levels are int8 so that
-   inner loops may be integer.
+   The codes of a quad, four channels of one page: 64 tokens, half bits h = 1 to 16 each (h / 2
+   bits). A value is level * unit * scale; levels are integers, so that inner loops may be too.
 
-   h = 1 to 8, bit-shift trellis (the idea: Tseng et al., QTIP, arXiv 2406.11235): token t ends at
-   bit e = (t + 1) h / 2, rounded down, and its level is a table's entry for the 8 bits before e.
-   The stream is a circle (tail-biting), so the first tokens see the last bits. No state is needed
-   to decode: any token can be read alone. Encoding is a Viterbi search. Tables were trained on unit
-   normals by Lloyd's iteration (tools/train_trellis.c); odd h have one for even and one for odd
-   tokens; the entry of ~window is minus that of window, so half is kept.
+   Bit-shift trellis (the idea: Tseng et al., QTIP, arXiv 2406.11235): the tokens of a channel form
+   a circle of 64 positions, each brings h / 2 new bits (odd h: one half more every second time),
+   and the level follows from the newest 8 bits, the window, alone: A[low 4] + B[high 4 ^ low 4],
+   two look-ups of 16 entries that any byte shuffle does. Odd h have one pair of tables for even
+   and one for odd positions. Encoding is a Viterbi search. tools/train_trellis.c made the tables.
 
-   h = 10, 12, 14, 16: scalar codes of 5 to 8 bits, Lloyd-Max levels for a unit normal (Max 1960; 7
-   and 8 uniform). Code c >= 2^(w-1) is +half[c - 2^(w-1)], below it mirrors. Widths 1 to 4 are
-   there for comparison (tests/test_quant.c): the trellis has less error. */
+   Position 16 l + s is token 4 s + l: four lanes l of 16 steps s, h bytes each, new bits above old
+   ones in a byte stream. Byte i of lane l of channel b is byte 16 i + 4 l + b of the quad for keys,
+   16 i + 4 b + l for values: so 16 bytes of levels, 4 tokens by 4 channels, have those four bytes
+   side by side that an inner product sums, channels for keys and tokens for values. */
 #define SKVI_MODES 13u              /* half bits a channel may take, the plan's choices */
-#define SKVI_TRELLIS_MODES 9u       /* of them, none and the trellis */
+#define SKVI_QUAD 4u
+#define SKVI_STEPS 16u              /* of a lane */
+#define SKVI_NARROW 8u              /* most half bits whose levels have 7 bits */
+#define SKVI_PAIR_BYTES (2u * SKVI_STEPS * SKVI_STEPS)      /* levels of two quads */
 static const unsigned char skvi_mode_half[SKVI_MODES] = {
     0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16
 };
-static const signed char skvi_trellis[12][128] = {
-    {-25, -5, -48, -14, -25, 51, 102, -33, -71, 12, 57, -108, 43, -7, -71, 65, -2, 30, -55, 28,
-     -28, 43, -54, 66, 100, -60, -1, -6, 25, -23, -55, 24, -38, -52, 1, 84, 6, -51, 16, 59, 11, 55,
-     -97, 18, -65, 44, -6, 26, 11, 29, -21, -41, 98, -127, 12, 56, -6, -30, 63, -39, 74, -72, 10,
-     2, -15, -7, -37, 52, -117, 82, -27, 60, 56, -1, -84, 51, 18, -64, 92, -28, 67, -55, 90, -35,
-     -15, 33, 8, -42, -2, 44, 16, -5, 44, -11, -11, -49, 1, 6, -88, 64, -71, -36, 40, -11, 67, -82,
-     26, -25, 36, -8, 3, -16, 48, 11, -9, 106, -41, 1, -17, -6, 39, 74, 37, -75, -46, 18, -96,
-     -36},
-    {-62, 91, -31, 27, 36, -40, 22, -106, 47, -111, -9, 58, 71, -55, -25, -6, -5, -6, 66, -17, -55,
-     47, -60, 57, -18, -4, -60, 100, 35, -21, -7, -12, 61, -86, -32, 17, -22, 102, -35, 35, -68,
-     -12, -35, 87, -16, 22, 31, -45, -24, 2, 4, -4, 68, 0, 47, -28, -92, 74, 24, -21, -37, 29, 26,
-     -56, -46, 23, -7, -21, -25, 81, 59, -57, 14, 43, 27, -42, -125, -2, -1, 35, -76, -3, 85, 12,
-     70, -24, -19, -17, 11, -31, -28, 29, 71, -9, -68, 30, -47, -6, 41, 46, 103, -72, 36, -44, 4,
-     -20, 13, -11, 32, 57, -74, 16, 90, -61, -27, -24, 63, -68, -40, 83, -65, 48, -19, 37, 30, -71,
-     72, -87},
-    {-71, 16, -7, 29, -55, 7, 18, 119, 38, -49, -42, 49, -54, 20, -15, 70, -70, 84, 22, -18, 41,
-     -75, 25, -34, 39, -37, -29, 46, 38, -52, -18, 42, -6, 103, -5, 91, 99, 17, 6, -68, -59, -68,
-     8, 70, -7, -88, -18, 15, 73, -19, -89, -10, -15, 59, -82, 24, 34, -23, 34, -50, 2, 99, 40,
-     -18, 114, 27, -40, 26, -22, 47, -50, 43, 43, -28, 21, -84, 16, -30, -37, 26, 76, -61, -3, -67,
-     4, 72, -8, -24, -14, -124, 61, -11, 127, 29, -9, -39, 15, -83, -24, 36, 45, -46, -46, 38, -47,
-     62, -10, 22, -49, 37, 87, -24, -15, 73, 44, -45, 38, -57, -24, 25, -17, 66, -10, 6, 28, -83,
-     51, -25},
-    {12, -11, -42, 38, -63, -21, 23, 67, 79, 34, -11, -66, -109, -59, 2, -15, 89, 11, 42, -25, 15,
-     -29, -84, 22, 69, -55, -17, 18, 41, 21, -8, 106, 29, -20, -75, -17, 21, 81, -11, -46, 48, 6,
-     -36, 20, -21, 51, 12, -61, -6, -115, -50, 52, -56, 97, 0, 23, 54, -18, 30, -25, 3, 60, -34,
-     11, 30, 81, -3, -59, -47, 38, -39, 13, 4, 43, 82, -16, -17, 12, 42, -31, -75, 55, 7, -34, 36,
-     -27, 79, -5, -37, -86, 7, 30, -35, 15, -44, -95, -20, -71, 43, 9, 48, 37, -21, -16, -77, -25,
-     4, 51, 74, -3, -31, 28, -26, -51, -127, 14, -9, -51, 16, 60, 6, 68, 2, -40, -73, -32, 26, 55},
-    {90, -78, 16, -24, -24, -87, -31, 33, 49, -4, 64, -8, -21, 28, -36, -121, -56, 9, -25, 47, 42,
-     -25, 17, -32, 58, -4, -53, 28, -47, 19, 78, -13, -80, 25, 54, -46, 18, -19, -55, 1, 74, 1,
-     -53, 38, 27, -26, -64, 3, 8, -62, 47, 94, -21, 28, -57, 67, -6, -56, 3, 101, -21, 44, 25, -22,
-     42, -12, 89, 37, -11, 50, 9, -37, 16, -46, -3, 91, -6, 66, 20, -50, -27, 57, 21, -87, -6, 6,
-     -35, 27, -66, -6, -80, 30, -13, 35, 41, -19, -44, -2, 26, -40, 70, -4, 58, 5, 6, -63, 71, -10,
-     9, -112, 32, -36, -51, 20, 0, -44, 73, -14, 126, 31, 83, 23, 31, -36, 42, -16, -55, 14},
-    {-12, 96, -47, 41, -76, -4, 48, 7, 30, -4, 71, -43, 0, 12, -28, -57, 48, -21, -54, 10, -29, 39,
-     14, 70, 102, -53, -10, 41, 19, -36, -14, -80, 28, 63, -18, 6, -21, 60, 20, 3, -13, 76, 38,
-     -87, -45, 1, 104, 15, -127, 8, -70, -27, -53, -29, 37, 0, -21, 8, 32, -50, -4, -40, 20, 65,
-     64, -51, 5, 19, 15, -65, -39, -19, 73, 33, -29, 6, -33, 31, -64, -6, 18, -51, 91, -14, 25, -7,
-     -37, -89, 40, 53, 16, -12, -42, -11, 18, 53, 3, -97, -40, -39, 30, -65, -13, 55, 40, 8, -22,
-     2, 55, -32, -7, 28, -48, -21, 23, -69, 6, -2, 73, 34, -63, -13, -31, 30, 36, 10, -34, -20},
-    {-47, 66, -26, -7, 44, 10, -6, 26, -25, -23, 27, 9, -8, -46, -41, -5, -25, 11, 78, 37, -52, -1,
-     51, 30, 7, 47, -28, -71, -100, -12, 29, -50, -86, -58, -5, 46, 21, 74, -22, -36, 1, 19, -22,
-     17, -15, 39, 73, 46, -8, 5, -31, -32, 23, -100, -78, -56, 33, 20, -61, 5, 44, 59, 93, -21, 50,
-     -34, 33, 23, -45, -18, 16, 2, -55, 28, 64, -33, 2, -13, -81, 20, 70, -13, 30, -35, 8, 46, 11,
-     -56, -15, 75, 41, 11, 19, -52, -5, -25, 124, -12, -32, 17, -60, -4, -114, 38, -14, 96, 27,
-     -47, 9, 4, 43, 68, 25, 57, -7, 36, -32, 89, -52, -2, 19, 40, -35, -16, -68, -5, 9, 73},
-    {31, -4, -23, -53, 5, 41, 88, -40, -44, 26, -77, 0, -33, 52, 107, 9, 49, -9, -28, 11, -43, 16,
-     -94, -14, 27, -10, -51, -69, -16, -32, 19, -3, -44, 5, 25, -17, -17, -49, -73, 6, -63, 45, 12,
-     -18, 59, -38, 30, -14, -28, 37, -83, -8, 31, 52, 5, 82, -69, 14, -13, -35, -49, -4, 51, 20,
-     -6, -38, -83, 35, -28, 22, 61, -2, -7, 15, -34, -127, -106, 2, 68, 45, 1, 21, 59, 71, -73,
-     -23, -53, 15, -39, 35, 3, -16, 38, 13, -50, -22, 88, 18, 53, -5, -55, -16, 47, 19, -29, 48,
-     -4, 20, -29, -8, -67, 21, -92, 3, 29, -27, 1, -61, 33, -34, -64, -31, 27, 64, 8, 44, -22,
-     -59},
-    {-64, 5, -48, 26, -28, 5, -15, -35, -52, 43, -29, 24, -14, 19, -4, 8, -42, -12, 7, 24, 54, -36,
-     30, -22, -32, -26, 76, 48, -8, 31, 12, -50, 16, -64, -8, 43, 3, 70, 100, -127, 35, 73, -77,
-     44, 15, 98, 59, -7, 19, 64, 45, 2, -30, -77, -7, 33, 20, 35, 55, 88, 3, -15, -51, -31, -23,
-     81, 5, -44, 35, 20, -59, -7, 10, -52, -14, -2, -75, 53, -27, -37, -23, 43, 24, -36, -60, -3,
-     -21, 8, -5, -8, -41, -18, 17, -44, -26, -67, 89, -30, 25, 111, 50, -15, -2, 65, 93, -9, -47,
-     10, 51, 32, -19, 64, 58, -36, -5, 41, 15, -19, 80, 23, 63, -14, 33, 12, 30, 18, 46, 0},
-    {13, -67, 28, 7, -16, 60, 47, -34, -5, -52, 40, 20, 2, 35, -25, -41, -36, 13, -19, 28, -9, -53,
-     0, -79, 60, 41, 11, 47, 23, 32, 3, 16, -45, -21, -93, -82, -4, -66, -32, -28, 17, 50, -12, 31,
-     20, -21, -2, 7, 29, 56, -66, -51, -126, -13, 11, -39, 19, 47, 0, -29, 71, -19, -8, 4, 80,
-     -111, 47, 32, -27, 10, -17, -1, -35, 5, 24, 39, -10, 101, 60, 19, 13, -9, 2, 53, -48, -33,
-     -21, 48, -9, -66, -41, -17, 35, 21, -27, -55, -28, -92, -42, -57, 13, 28, 76, -45, 102, -19,
-     3, 60, -83, 84, -72, -6, 56, -28, 37, -38, 12, 38, 28, 21, 8, -11, -20, -6, 46, 2, -66, 72},
-    {-96, 22, -69, -10, 59, 39, -39, -26, -107, 13, -19, 45, -61, 25, 37, -1, -8, 5, 29, -22, -35,
-     56, 43, 17, -44, 72, -30, 60, 46, -17, 26, 0, 43, 16, -30, 48, 35, 24, -78, 3, 49, -17, 1, 14,
-     -30, -41, 26, -9, -34, 3, -8, 78, 24, -50, -19, 58, -58, 92, 26, 20, -36, 38, -46, -71, -44,
-     66, 9, -65, 46, -10, -54, 29, 72, 5, 15, -3, -21, 56, -11, 31, -21, 30, -46, 2, 17, -66, 10,
-     -9, 7, -30, -52, -8, 37, 20, -38, -18, 18, -3, 55, -127, -79, -35, -106, -19, -9, -22, 48,
-     -33, 4, -82, 88, 17, 86, -7, -14, 11, -52, 66, 3, 31, 38, 26, -12, 6, -57, -2, 15, -29},
-    {60, -35, -99, -20, -13, -6, -3, 48, -77, -28, 20, 24, 9, 13, 40, 2, -25, 41, -7, 55, -17, -35,
-     69, 14, 33, 20, 24, -91, -48, 30, 6, -2, -19, 17, 3, 25, 12, 9, -14, 61, -33, -10, -3, 43,
-     -42, -51, -86, -25, 36, 3, -40, -92, -29, 66, -50, -63, 22, -18, 16, 52, -6, 44, 29, 9, 14,
-     -21, 26, 71, -4, 20, -42, -12, 43, 35, 31, 1, -29, 54, -60, 9, -12, 1, -54, -4, -25, 47, -65,
-     6, 21, 9, 15, 30, -37, -17, -75, 37, -29, 48, -35, 14, -69, -44, 3, -108, 72, -53, 82, 36, 59,
-     26, -21, -9, -2, -12, -19, 32, -8, 81, -28, -52, 4, -39, 9, 58, 127, 23, 16, 46}
-};
-static const float skvi_trellis_unit[SKVI_TRELLIS_MODES] = {
-    0, 0.01318861f, 0.01705796f, 0.02060784f, 0.02352663f,
-    0.02465701f, 0.02569762f, 0.02696490f, 0.02761857f
-};
-static const signed char skvi_half[63] = {
-    127,
-    18, 60,
-    10, 31, 55, 88,
-    5, 15, 25, 36, 48, 62, 79, 104,
-    2, 6, 10, 14, 18, 22, 26, 31, 36, 41, 47, 53, 60, 68, 79, 96,
-    1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 32,
-    34, 37, 39, 42, 45, 48, 51, 54, 58, 62, 66, 71, 77, 84, 93, 108
-};
-static const float skvi_unit[SKV_MAX_BITS + 1] = {
-    0, 0.0062825556f, 0.0251726076f, 0.0244487934f, 0.0262124995f, 0.0338759728f, 0.0347329493f,
-    0.0284233559f, 0.0307626907f
+
+typedef struct skvi_code {
+    float       unit;               /* what a level is worth at scale 1 */
+    uint32_t    bits;               /* levels are -2^(bits - 1) to 2^(bits - 1) - 1 */
+    signed char part[2][2][16];     /* of even and odd steps: A, B */
+} skvi_code;
+static const skvi_code skvi_codes[SKVI_MODES] = {
+    {0, 1, {{{0}, {0}}, {{0}, {0}}}},
+    {0.20381150f, 4, {
+        {{2, 1, -2, 1, 0, 0, 1, 1, -2, -3, -1, 0, -1, 1, 3, -1},
+         {4, -4, 3, -4, 0, 1, -1, 2, -4, 4, -4, 4, -1, -1, 3, -1}},
+        {{3, -1, -3, 2, -2, 3, 4, -4, -1, 0, 1, 2, -2, 1, 0, -1},
+         {-1, 1, 1, -1, -3, -2, 3, 1, 3, 3, -2, -4, 1, 3, -2, -4}}}},
+    {0.28163280f, 4, {
+        {{2, 2, -1, -1, 0, -1, -2, -2, 0, 3, -1, -2, 1, 0, 1, 1},
+         {-2, 2, 4, -2, -2, 2, -6, -1, 2, -3, -2, 3, 3, -2, 0, 4}},
+        {{2, 2, -1, -1, 0, -1, -2, -2, 0, 3, -1, -2, 1, 0, 1, 1},
+         {-2, 2, 4, -2, -2, 2, -6, -1, 2, -3, -2, 3, 3, -2, 0, 4}}}},
+    {0.15877388f, 5, {
+        {{-2, -1, -3, 4, 0, -4, 2, -1, 0, 2, 1, -1, -2, 2, 1, 3},
+         {3, -4, 5, -4, -2, -8, 9, 2, -5, 4, -3, 4, 1, 11, -11, -1}},
+        {{-3, -1, 3, 0, 2, 0, 4, 3, -4, 1, 0, 2, -2, -2, -2, 0},
+         {7, -3, -5, 1, 1, -11, 11, 7, -6, 3, 3, -4, -5, 4, 2, -4}}}},
+    {0.17386803f, 5, {
+        {{3, 2, -1, 1, 1, 0, -2, -2, 2, 0, -2, -1, -2, 1, 4, -4},
+         {-7, -1, 7, 0, -1, 6, -1, 6, 11, 1, -6, 2, -11, -5, 4, -4}},
+        {{3, 2, -1, 1, 1, 0, -2, -2, 2, 0, -2, -1, -2, 1, 4, -4},
+         {-7, -1, 7, 0, -1, 6, -1, 6, 11, 1, -6, 2, -11, -5, 4, -4}}}},
+    {0.09144648f, 6, {
+        {{0, -1, -6, -5, -5, -2, 1, 6, 0, 0, 6, 4, 4, 3, -4, -2},
+         {0, 13, -2, -12, -8, -15, 3, 6, -23, 24, -9, 15, 8, -1, 9, -4}},
+        {{-8, 5, 6, -1, -1, -3, -3, -5, 4, 2, 6, -1, 1, 0, 2, -1},
+         {3, 11, -8, -24, -15, 6, -4, 23, 17, -14, -1, -3, 11, 1, 6, -8}}}},
+    {0.09487365f, 6, {
+        {{0, -4, 3, 3, -1, 2, 4, 0, 9, 1, 0, -4, -7, -2, -1, -3},
+         {-23, 7, -3, 13, 15, -15, 1, -9, -13, 3, 5, 22, -7, -1, 10, -5}},
+        {{0, -4, 3, 3, -1, 2, 4, 0, 9, 1, 0, -4, -7, -2, -1, -3},
+         {-23, 7, -3, 13, 15, -15, 1, -9, -13, 3, 5, 22, -7, -1, 10, -5}}}},
+    {0.04804938f, 7, {
+        {{8, 15, -4, 0, -3, -2, 9, -6, 1, -7, -16, 3, 2, -9, 5, 5},
+         {-4, 25, -29, -18, -13, 14, 31, -11, 18, -3, 48, -47, 11, 5, 3, -28}},
+        {{4, -4, 3, -4, 5, -1, 7, 15, -7, -8, -2, -2, 7, 3, 2, -16},
+         {-9, -24, 10, 25, -47, -3, 48, 6, 14, -14, -32, 2, -19, 18, 33, -5}}}},
+    {0.04977539f, 7, {
+        {{4, 0, 8, 18, 1, 9, 6, -5, -10, -1, -8, 5, -3, -4, -17, -2},
+         {17, 5, -18, 29, -30, -5, -46, -9, 23, -1, -23, 45, 9, 2, 13, -13}},
+        {{4, 0, 8, 18, 1, 9, 6, -5, -10, -1, -8, 5, -3, -4, -17, -2},
+         {17, 5, -18, 29, -30, -5, -46, -9, 23, -1, -23, 45, 9, 2, 13, -13}}}},
+    {0.02673140f, 8, {
+        {{-69, 68, 5, 28, 24, 3, -19, 11, -7, -53, 9, 32, -13, 7, -23, -4},
+         {-35, -3, 44, -16, 15, -45, 12, -10, 56, -26, 8, 36, 31, 23, 2, -58}},
+        {{-69, 68, 5, 28, 24, 3, -19, 11, -7, -53, 9, 32, -13, 7, -23, -4},
+         {-35, -3, 44, -16, 15, -45, 12, -10, 56, -26, 8, 36, 31, 23, 2, -58}}}},
+    {0.02150000f, 8, {
+        {{-128, -127, -126, -125, -64, -63, -62, -61, 0, 1, 2, 3, 64, 65, 66, 67},
+         {0, 32, 16, 48, 8, 40, 24, 56, 4, 36, 20, 52, 12, 44, 28, 60}},
+        {{-128, -127, -126, -125, -64, -63, -62, -61, 0, 1, 2, 3, 64, 65, 66, 67},
+         {0, 32, 16, 48, 8, 40, 24, 56, 4, 36, 20, 52, 12, 44, 28, 60}}}},
+    {0.02320000f, 8, {
+        {{-128, -127, -96, -95, -64, -63, -32, -31, 0, 1, 32, 33, 64, 65, 96, 97},
+         {0, 16, 8, 24, 4, 20, 12, 28, 2, 18, 10, 26, 6, 22, 14, 30}},
+        {{-128, -127, -96, -95, -64, -63, -32, -31, 0, 1, 32, 33, 64, 65, 96, 97},
+         {0, 16, 8, 24, 4, 20, 12, 28, 2, 18, 10, 26, 6, 22, 14, 30}}}},
+    {0.02400000f, 8, {
+        {{-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7},
+         {-120, -104, -88, -72, -56, -40, -24, -8, 8, 24, 40, 56, 72, 88, 104, 120}},
+        {{-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7},
+         {-120, -104, -88, -72, -56, -40, -24, -8, 8, 24, 40, 56, 72, 88, 104, 120}}}}
 };
 /* Mean squared error of each mode on unit normals, scale chosen per page as >>page does. */
 static const float skvi_distortion[SKVI_MODES] = {
-    1.0f, 0.557f, 0.2856f, 0.1473f, 0.0753f, 0.0392f, 0.0199f, 0.01064f, 0.00556f, 0.00209f,
-    0.000535f, 0.000165f, 0.0000413f
+    1.0f, 0.562f, 0.2915f, 0.151f, 0.0778f, 0.0407f, 0.0206f, 0.0107f, 0.00568f, 0.00184f,
+    0.000702f, 0.000187f, 0.0000559f
 };
 
-static int skvi_level(uint32_t width, uint32_t code)
+static const skvi_code *skvi_code_of(uint32_t h)
 {
-    int half = 1 << (width - 1), c = (int)code;
-    if (width == 8) return c - 128;
-    if (width == 7) return 2 * c - 127;
-    return c >= half ? skvi_half[half - 1 + c - half] : -skvi_half[half - 1 + half - 1 - c];
+    return &skvi_codes[h <= SKVI_NARROW ? h : h / 2 + 4];
 }
 
-/* Nearest code by half steps: thresholds lie on multiples of 0.5, so cell[2 y + 256] is exact. */
-static void skvi_cells(uint32_t width, unsigned char *cell /* [512] */)
+static const signed char *skvi_code_part(uint32_t h, uint32_t step, uint32_t which)
 {
-    uint32_t code = 0, last = (1u << width) - 1;
-    int i;
-    for (i = -256; i < 256; i++) {          /* y in [i/2, i/2 + 1/2) */
-        while (code < last && 2 * i + 1 > 2 * (skvi_level(width, code) +
-                                               skvi_level(width, code + 1)))
-            code++;
-        cell[i + 256] = (unsigned char)code;
-    }
+    return skvi_code_of(h)->part[step & h & 1u][which];
 }
 
-static uint32_t skvi_quantise(const unsigned char *cell, float y)
+/* New bits of a step. */
+static uint32_t skvi_step_bits(uint32_t h, uint32_t step) { return (h + (step & 1u)) >> 1; }
+
+static int skvi_level(uint32_t h, uint32_t step, uint32_t window)
 {
-    float z = 2 * y + 256;
-    return cell[z > 0 ? z < 511 ? (int)z : 511 : 0];    /* a NaN falls to 0 */
+    return skvi_code_part(h, step, 0)[window & 15u] +
+           skvi_code_part(h, step, 1)[(window >> 4) ^ (window & 15u)];
+}
+
+/* Byte of a quad's 16 that holds lane l of channel b. */
+static uint32_t skvi_quad_byte(int kind, uint32_t lane, uint32_t b)
+{
+    return kind ? 4 * b + lane : 4 * lane + b;
 }
 
 /* Page scales in quarter octaves: e = 0 to 270 means 2^(e/4 - 32). */
+static const float skvi_quarter[4] = {1.0f, 1.1892071f, 1.4142135f, 1.6817929f};
 static float skvi_scale(uint32_t e)
 {
-    static const float quarter[4] = {1.0f, 1.1892071f, 1.4142135f, 1.6817929f};
-    return skvi_float(((e >> 2) + 95) << 23) * quarter[e & 3u];
+    return skvi_float(((e >> 2) + 95) << 23) * skvi_quarter[e & 3u];
 }
 static uint32_t skvi_nearest_scale(float x)
 {
@@ -3348,262 +3329,853 @@ static uint32_t skvi_nearest_scale(float x)
     return e;
 }
 
-/* What a level is worth at scale 1. */
-static float skvi_unit_of(uint32_t h) { return h <= 8 ? skvi_trellis_unit[h] : skvi_unit[h / 2]; }
-
-/* Table of the tokens with this parity, [128]. */
-static const signed char *skvi_trellis_table(uint32_t h, uint32_t parity)
+/* Levels + bias of n quads, the first of them number `first` of the buffer [pair][step][2][16]. */
+static void skvi_expand_c(const unsigned char *codes, uint32_t h, int kind, int bias, uint32_t n,
+                          uint32_t first, signed char *levels)
 {
-    return skvi_trellis[h - 1 + h / 2 + (h & parity)];
-}
-
-static int skvi_trellis_level(const signed char *table, uint32_t window)
-{
-    int flip = -(int)(window >> 7);     /* 0, or -1: take the entry of ~window and negate it */
-    return (table[(window ^ (uint32_t)flip) & 127u] ^ flip) - flip;
-}
-
-/* 64 codes of width bits as one little-endian bit stream: 8 codes in width bytes. */
-static void skvi_pack(const unsigned char *codes, uint32_t width, unsigned char *out)
-{
-    uint32_t i, j;
-    for (i = 0; i < SKV_PAGE_TOKENS; i += 8, out += width) {
-        uint64_t x = 0;
-        for (j = 0; j < 8; j++) x |= (uint64_t)codes[i + j] << (width * j);
-        for (j = 0; j < width; j++) out[j] = (unsigned char)(x >> (8 * j));
+    uint32_t i, at, step, lane, b;
+    for (i = first; i < first + n; i++, codes += 16 * h) {
+        signed char *out = levels + i / 2 * SKVI_PAIR_BYTES + i % 2 * 16;
+        for (lane = 0; lane < 4; lane++)
+            for (b = 0; b < SKVI_QUAD; b++) {
+                const unsigned char *in = codes + (at = skvi_quad_byte(kind, lane, b));
+                uint32_t before = skvi_quad_byte(kind, (lane + 3) & 3u, b);
+                uint32_t bits = codes[16 * (h - 1) + before], next = 0, have = 0;
+                for (step = 0; step < SKVI_STEPS; step++) {     /* bits: window, then new ones */
+                    uint32_t take = skvi_step_bits(h, step);
+                    for (; have < take; have += 8) bits |= (uint32_t)in[16 * next++] << (8 + have);
+                    bits >>= take;
+                    have -= take;
+                    out[32 * step + at] = (signed char)(skvi_level(h, step, bits & 255u) + bias);
+                }
+            }
     }
 }
 
-static void skvi_expand_trellis(const unsigned char *codes, uint32_t h, float step, float *out)
+/* Factors of n channels, whole quads: scale * unit[quad]; 0 up to whole pairs. */
+static void skvi_steps_c(const unsigned char *nibbles, uint32_t n, uint32_t gain, const float *unit,
+                         float *out)
 {
-    unsigned char b[4 * 8 + 2];     /* the last byte, the stream, and one to read beyond */
-    const signed char *table[2];
-    uint32_t t, e;
-    table[0] = skvi_trellis_table(h, 0);
-    table[1] = skvi_trellis_table(h, 1);
-    b[0] = codes[4 * h - 1];
-    memcpy(b + 1, codes, 4 * h);
-    b[4 * h + 1] = 0;
-    for (t = 0; t < SKV_PAGE_TOKENS; t++) {
-        e = ((t + 1) * h) >> 1;
-        e = (uint32_t)(b[e >> 3] | b[(e >> 3) + 1] << 8) >> (e & 7u) & 255u;
-        out[t] = (float)skvi_trellis_level(table[t & 1u], e) * step;
-    }
-}
-
-static void skvi_expand_c(const unsigned char *codes, uint32_t h, float step, float *out)
-{
-    float level[1 << 6];        /* of 5 and 6 bits; wider codes are uniform */
-    uint32_t i, j, width = h / 2, mask = (1u << width) - 1;
-    if (h <= 8) {
-        skvi_expand_trellis(codes, h, step, out);
-        return;
-    }
-    for (i = 0; width < 7 && i <= mask; i++) level[i] = (float)skvi_level(width, i) * step;
-    for (i = 0; i < SKV_PAGE_TOKENS; i += 8, codes += width) {
-        uint64_t x = 0;
-        for (j = 0; j < width; j++) x |= (uint64_t)codes[j] << (8 * j);
-        for (j = 0; j < 8; j++) {
-            uint32_t code = (uint32_t)(x >> (width * j)) & mask;
-            out[i + j] = width < 7 ? level[code] : (float)skvi_level(width, code) * step;
-        }
-    }
+    uint32_t i;
+    for (i = 0; i < n; i++)
+        out[i] = skvi_scale(gain + ((uint32_t)nibbles[i / 2] >> 4 * (i & 1u) & 15u)) * unit[i / 4];
+    for (; i % 8; i++) out[i] = 0;
 }
 
 #ifdef SKVI_LA_AVX2
-/* Trellis windows by shuffles. 16 tokens take h bytes, so the pattern of 8 even or odd ones, from
-   the byte before the first, serves all four blocks of a page: two bytes each, then a shift that is
-   a multiply, 8 - e % 8 bits up, the window in the high byte. */
-#define SKVI_END(h, t) ((((t) + 1) * (h)) >> 1)
-#define SKVI_PAIR(h, t) (signed char)(SKVI_END(h, t) >> 3), (signed char)((SKVI_END(h, t) >> 3) + 1)
-#define SKVI_UP(h, t) (short)(1 << (8 - (SKVI_END(h, t) & 7)))
-#define SKVI_PAIRS(h, t) {SKVI_PAIR(h, t), SKVI_PAIR(h, t + 2), SKVI_PAIR(h, t + 4),             \
-                          SKVI_PAIR(h, t + 6), SKVI_PAIR(h, t + 8), SKVI_PAIR(h, t + 10),        \
-                          SKVI_PAIR(h, t + 12), SKVI_PAIR(h, t + 14)}
-#define SKVI_UPS(h, t) {SKVI_UP(h, t), SKVI_UP(h, t + 2), SKVI_UP(h, t + 4), SKVI_UP(h, t + 6),  \
-                        SKVI_UP(h, t + 8), SKVI_UP(h, t + 10), SKVI_UP(h, t + 12),               \
-                        SKVI_UP(h, t + 14)}
-#define SKVI_OF(f, h) {f(h, 0), f(h, 1)}
-#define SKVI_OF_ALL(f) {SKVI_OF(f, 1), SKVI_OF(f, 2), SKVI_OF(f, 3), SKVI_OF(f, 4),              \
-                        SKVI_OF(f, 5), SKVI_OF(f, 6), SKVI_OF(f, 7), SKVI_OF(f, 8)}
-static const signed char skvi_window_pair[8][2][16] = SKVI_OF_ALL(SKVI_PAIRS);
-static const short skvi_window_up[8][2][8] = SKVI_OF_ALL(SKVI_UPS);
+#define SKVI_LOAD256(p) _mm256_loadu_si256((const __m256i *)(p))
+#define SKVI_LOAD128(p) _mm_loadu_si128((const __m128i *)(p))
 
-/* Levels of the 32 even (parity 0) or odd tokens; b has 16 bytes to read from b + 3 h on. */
-__attribute__((target("avx2")))
-static __m256i skvi_expand_half_avx2(const unsigned char *b, uint32_t h, uint32_t parity)
+/* Bits at .. at+3 of the lanes whose bytes are in x[]. */
+__attribute__((target("avx2"), always_inline))
+static inline __m256i skvi_nibble_avx2(const __m256i *x, const uint32_t at)
 {
-    const __m128i *at = (const __m128i *)skvi_window_pair[h - 1][parity];
-    const __m128i *up = (const __m128i *)skvi_window_up[h - 1][parity];
-    const __m256i pair = _mm256_broadcastsi128_si256(_mm_loadu_si128(at));
-    const __m256i mul = _mm256_broadcastsi128_si256(_mm_loadu_si128(up));
-    const __m128i *table = (const __m128i *)skvi_trellis_table(h, parity);
-    __m256i x[2], flip, index, level;
-    __m128i last = _mm_setzero_si128();
-    uint32_t i;
-    for (i = 0; i < 2; i++) {           /* blocks 0 and 2, then 1 and 3: packing puts them right */
-        __m128i lo = _mm_loadu_si128((const __m128i *)(b + i * h));
-        __m128i hi = _mm_loadu_si128((const __m128i *)(b + (i + 2) * h));
-        x[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(lo), hi, 1);
-        x[i] = _mm256_mullo_epi16(_mm256_shuffle_epi8(x[i], pair), mul);
-        x[i] = _mm256_srli_epi16(x[i], 8);
-    }
-    index = _mm256_packus_epi16(x[0], x[1]);
-    flip = _mm256_cmpgt_epi8(_mm256_setzero_si256(), index);
-    index = _mm256_xor_si256(index, flip);
-    level = _mm256_setzero_si256();
-    /* 16 entries at a time, xor those 16 before: all up to the index make its entry; beyond, the
-       index is negative and the shuffle gives 0 */
-    SKVI_LA_UNROLL
-    for (i = 0; i < 8; i++) {
-        __m128i part = _mm_loadu_si128(table + i), change = _mm_xor_si128(part, last);
-        last = part;
-        level = _mm256_xor_si256(level, _mm256_shuffle_epi8(
-                                            _mm256_broadcastsi128_si256(change), index));
-        index = _mm256_sub_epi8(index, _mm256_set1_epi8(16));
-    }
-    return _mm256_sub_epi8(_mm256_xor_si256(level, flip), flip);
+    const uint32_t i = at >> 3, s = at & 7u;
+    const __m256i low = _mm256_set1_epi8(15), part = _mm256_set1_epi8((char)(255 >> s & 15));
+    __m256i a = s ? _mm256_srli_epi16(x[i], (int)s) : x[i], b;
+    if (s <= 4) return _mm256_and_si256(a, low);
+    b = _mm256_slli_epi16(x[i + 1], (int)(8 - s));
+    return _mm256_or_si256(_mm256_and_si256(a, part),
+                           _mm256_and_si256(b, _mm256_andnot_si256(part, low)));
 }
 
-/* As skvi_expand_c, bit for bit. */
-__attribute__((target("avx2")))
-static void skvi_expand_avx2(const unsigned char *codes, uint32_t h, float step, float *out)
+/* One pair of quads, h a caller's constant. */
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_expand_pair_avx2(const unsigned char *q0, const unsigned char *q1,
+                                         const uint32_t h, int kind, int bias, signed char *out)
 {
-    unsigned char b[48] = {0};          /* the last byte, the stream, room to read */
-    signed char level[SKV_PAGE_TOKENS];
-    __m256i even, odd, *to = (__m256i *)level;
-    uint32_t t;
-    if (h > 8) {
-        skvi_expand_c(codes, h, step, out);
-        return;
+    const signed char *p = skvi_code_of(h)->part[0][0];
+    const __m256i key = _mm256_setr_epi8(12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
+                                         12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11);
+    const __m256i value = _mm256_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14,
+                                           3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14);
+    __m256i x[17], a[2], b[2];
+    uint32_t i;
+    for (i = 0; i < 2; i++) {
+        a[i] = _mm256_broadcastsi128_si256(SKVI_LOAD128(p + 32 * (i & h)));
+        a[i] = _mm256_add_epi8(a[i], _mm256_set1_epi8((char)bias));
+        b[i] = _mm256_broadcastsi128_si256(SKVI_LOAD128(p + 32 * (i & h) + 16));
     }
-    b[0] = codes[4 * h - 1];
-    memcpy(b + 1, codes, 4 * h);
-    even = skvi_expand_half_avx2(b, h, 0);
-    odd = skvi_expand_half_avx2(b, h, 1);
-    _mm256_storeu_si256(to, _mm256_permute2x128_si256(_mm256_unpacklo_epi8(even, odd),
-                                                      _mm256_unpackhi_epi8(even, odd), 0x20));
-    _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(_mm256_unpacklo_epi8(even, odd),
-                                                          _mm256_unpackhi_epi8(even, odd), 0x31));
-    for (t = 0; t < SKV_PAGE_TOKENS; t += 8) {
-        __m256i x = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(level + t)));
-        _mm256_storeu_ps(out + t, _mm256_mul_ps(_mm256_cvtepi32_ps(x), _mm256_set1_ps(step)));
+    SKVI_UNROLL_16
+    for (i = 0; i < h; i++)
+        x[i + 1] = _mm256_inserti128_si256(_mm256_castsi128_si256(SKVI_LOAD128(q0 + 16 * i)),
+                                           SKVI_LOAD128(q1 + 16 * i), 1);
+    x[0] = _mm256_shuffle_epi8(x[h], kind ? value : key);
+    SKVI_UNROLL_16
+    for (i = 0; i < SKVI_STEPS; i++) {
+        const uint32_t end = ((i + 1) * h) >> 1;
+        __m256i lo = skvi_nibble_avx2(x, end), hi = skvi_nibble_avx2(x, end + 4);
+        hi = _mm256_shuffle_epi8(b[i & 1u], _mm256_xor_si256(lo, hi));
+        lo = _mm256_shuffle_epi8(a[i & 1u], lo);
+        _mm256_storeu_si256((__m256i *)(out + 32 * i), _mm256_add_epi8(lo, hi));
+    }
+}
+
+/* A run of quads of one h. A lone one goes through a pair of its own. */
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_expand_run_avx2(const unsigned char *codes, const uint32_t h, int kind,
+                                        int bias, uint32_t n, uint32_t first, signed char *levels)
+{
+    uint32_t i = first, step;
+    while (i < first + n) {
+        signed char pair[SKVI_PAIR_BYTES], *out = levels + i / 2 * SKVI_PAIR_BYTES;
+        int two = i % 2 == 0 && i + 1 < first + n;
+        skvi_expand_pair_avx2(codes, codes + (two ? 16 * h : 0), h, kind, bias, two ? out : pair);
+        for (step = 0; !two && step < SKVI_STEPS; step++)
+            _mm_storeu_si128((__m128i *)(out + 32 * step + i % 2 * 16),
+                             SKVI_LOAD128(pair + 32 * step));
+        i += two ? 2 : 1;
+        codes += two ? 32 * h : 16 * h;
+    }
+}
+
+#define SKVI_EXPAND_OF(h) \
+    __attribute__((target("avx2"), noinline)) \
+    static void skvi_expand_##h##_avx2(const unsigned char *codes, int kind, int bias, uint32_t n, \
+                                       uint32_t first, signed char *levels) \
+    { \
+        skvi_expand_run_avx2(codes, h, kind, bias, n, first, levels); \
+    }
+SKVI_EXPAND_OF(1)
+SKVI_EXPAND_OF(2)
+SKVI_EXPAND_OF(3)
+SKVI_EXPAND_OF(4)
+SKVI_EXPAND_OF(5)
+SKVI_EXPAND_OF(6)
+SKVI_EXPAND_OF(7)
+SKVI_EXPAND_OF(8)
+SKVI_EXPAND_OF(10)
+SKVI_EXPAND_OF(12)
+SKVI_EXPAND_OF(14)
+SKVI_EXPAND_OF(16)
+
+static void skvi_expand_avx2(const unsigned char *codes, uint32_t h, int kind, int bias, uint32_t n,
+                             uint32_t first, signed char *levels)
+{
+    static void (*const run[SKVI_MODES])(const unsigned char *, int, int, uint32_t, uint32_t,
+                                         signed char *) = {
+        NULL, skvi_expand_1_avx2, skvi_expand_2_avx2, skvi_expand_3_avx2, skvi_expand_4_avx2,
+        skvi_expand_5_avx2, skvi_expand_6_avx2, skvi_expand_7_avx2, skvi_expand_8_avx2,
+        skvi_expand_10_avx2, skvi_expand_12_avx2, skvi_expand_14_avx2, skvi_expand_16_avx2
+    };
+    run[h <= SKVI_NARROW ? h : h / 2 + 4](codes, kind, bias, n, first, levels);
+}
+
+/* Eight at a time: the quarter octave from a table, the octave as an exponent. Reads nibbles of a
+   whole pair, unit[] is 0 there. */
+__attribute__((target("avx2")))
+static void skvi_steps_avx2(const unsigned char *nibbles, uint32_t n, uint32_t gain,
+                            const float *unit, float *out)
+{
+    const __m256i shift = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+    const __m256 quarter = _mm256_broadcast_ps((const __m128 *)skvi_quarter);
+    uint32_t i;
+    for (i = 0; i < n; i += 8, unit += 2) {
+        __m256i e = _mm256_set1_epi32((int)skvi_get32(nibbles + i / 2));
+        __m256 f, s, u = _mm256_set_m128(_mm_set1_ps(unit[1]), _mm_set1_ps(unit[0]));
+        e = _mm256_and_si256(_mm256_srlv_epi32(e, shift), _mm256_set1_epi32(15));
+        e = _mm256_add_epi32(e, _mm256_set1_epi32((int)gain));
+        f = _mm256_permutevar_ps(quarter, e);           /* takes the two lowest bits */
+        e = _mm256_add_epi32(_mm256_srli_epi32(e, 2), _mm256_set1_epi32(95));
+        s = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(e, 23)), f);
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(s, u));
     }
 }
 #endif
 
 /* >>search ------------------------------------------------------------------------------------
-   Viterbi search of the trellis for LANES channels of one h at once. States are windows; a step of
-   b bits leads from s to (s >> b) + v G for each v < 2^b, G = 256 >> b, so 2^b neighbours s
-   compete for each of G remainders. All in integers, so codes follow from the scaled latents alone:
-   latents are rounded to half levels and counted, like levels, in eighths. So a difference fits in
-   16 bits, and costs, sums of its square, have four low bits free to carry a neighbour's number
-   through the minimum. SKVI_REACH keeps 64 tokens and the price of a wrong start below 2^31. */
-#define SKVI_LANES 8u
-#define SKVI_FINE 8                 /* steps per level */
-#define SKVI_ROUND 4                /* of them, what latents are multiples of */
-#define SKVI_REACH 700.0f           /* largest |latent|, in multiples */
-#define SKVI_NOT_HERE 400000000     /* price of starting elsewhere: above what 16 tokens can cost */
+   Viterbi search of the trellis for LANES channels of one h at once, along the circle of positions.
+   States are windows; a step of b bits leads from s to (s >> b) + v G for each v < 2^b, G = 256 >>
+   b, so 2^b neighbours s compete for each of G remainders. All in 16-bit integers, so codes follow
+   from the scaled latents alone, on every machine. A cost is a squared difference, cut off where no
+   sane path goes; it has `tag` low bits free, in which a state carries its number among the
+   neighbours through the minimum. What a state costs above the best is bounded by the 8 / b steps
+   that lead everywhere, so subtracting the least every eighth step keeps costs in range. */
+#define SKVI_LANES 16u
+#define SKVI_BEYOND 2               /* grid steps a latent may lie beyond the last level */
+#define SKVI_NOT_HERE 0xF000u       /* price of starting elsewhere */
 typedef struct skvi_search {
-    int32_t  x[SKV_PAGE_TOKENS][SKVI_LANES];            /* latents, in steps */
-    int32_t  cost[2][256][SKVI_LANES];
-    unsigned char from[SKV_PAGE_TOKENS][128][SKVI_LANES];   /* winner among the neighbours */
-    unsigned char state[SKV_PAGE_TOKENS][SKVI_LANES];       /* the path found */
+    int16_t  x[SKV_PAGE_TOKENS][SKVI_LANES];            /* latents, in fine steps */
+    uint16_t cost[2][256][SKVI_LANES];
+    uint16_t dist[256][SKVI_LANES];                     /* of the levels to this token's latents */
+    uint16_t low[SKVI_LANES];
+    unsigned char from[SKV_PAGE_TOKENS][1024];          /* winners among the neighbours */
+    unsigned char state[SKV_PAGE_TOKENS][SKVI_LANES];   /* the path found */
+    unsigned char level[2][256];                        /* of windows, above the lowest */
 } skvi_search;
 
-/* Next costs d from c, [256][LANES], one token further; mask is -1, or 0 for a token that costs
-   nothing; level[256] in steps; from [128][LANES] unless b is 0. */
-static void skvi_search_step_c(const int32_t *c, const int32_t *level, const int32_t *x,
-                               int32_t mask, uint32_t b, int32_t *d, unsigned char *from)
+/* One token of the search. */
+typedef struct skvi_trial {
+    const uint16_t *c;              /* [256][LANES] costs, the neighbour's number in the low bits */
+    uint16_t       *d;              /* next ones */
+    const uint16_t *low;            /* [LANES] to subtract */
+    const int16_t  *x;              /* [LANES], NULL: a token that costs nothing */
+    uint16_t       *dist;           /* [256][LANES] room */
+    const unsigned char *level;     /* [256] of windows, above the lowest */
+    unsigned char  *from;           /* winners */
+    uint32_t        levels;         /* how many there are */
+    int             unit, most;     /* fine steps of a level, largest difference */
+    uint32_t        b, next;        /* bits of this step and of the one after */
+} skvi_trial;
+
+/* Fine steps of a level: latents are rounded to `mult`, so that squares have `tag` bits free. */
+typedef struct skvi_fine {
+    uint32_t tag;
+    int      mult, unit, most;
+} skvi_fine;
+static skvi_fine skvi_fine_of(uint32_t h)
 {
-    uint32_t j, k, l, n = 256u >> b, ways = 1u << b;
-    int32_t best[SKVI_LANES];
-    for (j = 0; j < n; j++) {
-        const int32_t *in = c + (j << b) * SKVI_LANES;
-        for (l = 0; l < SKVI_LANES; l++) best[l] = in[l];
-        for (k = 1; k < ways; k++)
-            for (l = 0; l < SKVI_LANES; l++) {
-                int32_t y = in[k * SKVI_LANES + l] | (int32_t)k;
-                best[l] = y < best[l] ? y : best[l];
-            }
-        for (l = 0; b && l < SKVI_LANES; l++) {
-            from[j * SKVI_LANES + l] = (unsigned char)(best[l] & 15);
-            best[l] &= ~15;
+    static const skvi_fine f[5] = {{4, 4, 12, 252}, {6, 8, 8, 248}, {6, 8, 24, 248},
+                                   {8, 16, 64, 240}, {8, 16, 96, 240}};
+    return f[h <= SKVI_NARROW ? 0 : h / 2 - 4];
+}
+
+/* Where the winner of remainder j is kept: bytes where b > 4, else nibbles, four remainders in 32
+   bytes: {0, 1} and {2, 3} of lanes 0 to 7, then of the others. */
+static uint32_t skvi_from_at(uint32_t b, uint32_t j, uint32_t lane)
+{
+    if (b > 4) return j * SKVI_LANES + lane;
+    return j / 4 * 32 + lane / 8 * 16 + j / 2 % 2 * 8 + lane % 8;
+}
+
+static void skvi_search_dist_c(const skvi_trial *t)
+{
+    uint32_t u, l;
+    int lowest = -(int)(t->levels / 2);
+    for (u = 0; u < t->levels; u++)
+        for (l = 0; l < SKVI_LANES; l++) {
+            int d = t->x ? t->x[l] - t->unit * ((int)u + lowest) : 0;
+            d = d < 0 ? -d : d;
+            d = d < t->most ? d : t->most;
+            t->dist[u * SKVI_LANES + l] = (uint16_t)(d * d);
         }
-        for (k = 0; k < ways; k++)
-            for (l = 0; l < SKVI_LANES; l++) {
-                int32_t diff = (x[l] - level[k * n + j]) & mask;
-                d[(k * n + j) * SKVI_LANES + l] = best[l] + diff * diff;
+}
+
+static void skvi_search_step_c(const skvi_trial *t)
+{
+    uint32_t j, k, l, n = 256u >> t->b, ways = 1u << t->b, tags = (1u << t->next) - 1;
+    skvi_search_dist_c(t);
+    if (t->b) memset(t->from, 0, 1024);
+    for (j = 0; j < n; j++) {
+        const uint16_t *in = t->c + (j << t->b) * SKVI_LANES;
+        for (l = 0; l < SKVI_LANES; l++) {
+            uint32_t best = in[l];
+            for (k = 1; k < ways; k++) {
+                uint32_t y = in[k * SKVI_LANES + l];
+                best = y < best ? y : best;
             }
+            if (t->b) {
+                unsigned char *at = t->from + skvi_from_at(t->b, j, l);
+                *at = (unsigned char)(*at | (best & (ways - 1)) << (t->b > 4 ? 0 : 4 * (j & 1u)));
+            }
+            best &= ~(ways - 1);
+            best = best > t->low[l] ? best - t->low[l] : 0;
+            for (k = 0; k < ways; k++) {
+                uint32_t s = k * n + j, y = best + t->dist[t->level[s] * SKVI_LANES + l];
+                t->d[s * SKVI_LANES + l] = (uint16_t)((y < 65535 ? y : 65535) | (s & tags));
+            }
+        }
+    }
+}
+
+/* The least cost of each lane, tags aside, and the first state that has the least, unless NULL. */
+static void skvi_search_low_c(const uint16_t *c, uint16_t *low, unsigned char *state)
+{
+    uint32_t s, l;
+    for (l = 0; l < SKVI_LANES; l++) {
+        uint32_t least = 65536, first = 0;
+        for (s = 0; s < 256; s++)
+            if (c[s * SKVI_LANES + l] < least) {
+                least = c[s * SKVI_LANES + l];
+                first = s;
+            }
+        low[l] = (uint16_t)(least & 0xFF00u);
+        if (state) state[l] = (unsigned char)first;
     }
 }
 
 #ifdef SKVI_LA_AVX2
-/* The low bytes of 32 numbers below 16, in the order of memory. */
 __attribute__((target("avx2")))
-static void skvi_search_from_avx2(const __m256i *who, unsigned char *from)
+static void skvi_search_dist_avx2(const skvi_trial *t)
 {
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    __m256i a = _mm256_packs_epi32(who[0], who[1]), b = _mm256_packs_epi32(who[2], who[3]);
-    a = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, b), order);
-    _mm256_storeu_si256((__m256i *)from, a);
+    const __m256i most = _mm256_set1_epi16((short)t->most);
+    const __m256i unit = _mm256_set1_epi16((short)t->unit);
+    __m256i level, *to = (__m256i *)t->dist;
+    uint32_t u;
+    if (!t->x) {
+        memset(t->dist, 0, t->levels * 32);
+        return;
+    }
+    level = _mm256_set1_epi16((short)(t->unit * (int)(t->levels / 2)));
+    level = _mm256_add_epi16(SKVI_LOAD256(t->x), level);
+    for (u = 0; u < t->levels; u++) {
+        __m256i d = _mm256_min_epi16(_mm256_abs_epi16(level), most);
+        _mm256_storeu_si256(to + u, _mm256_mullo_epi16(d, d));
+        level = _mm256_sub_epi16(level, unit);
+    }
 }
 
-/* The step with b in its code: a caller's constant, so that loops unroll. The high half of a
-   masked difference is 0, so one multiply of 16-bit pairs squares it. */
+/* The step with b in its code: a caller's constant, so that loops unroll. */
 __attribute__((target("avx2"), always_inline))
-static inline void skvi_search_bits_avx2(const __m256i *in, const int32_t *level, __m256i x,
-                                         __m256i here, const uint32_t b, __m256i *out,
-                                         unsigned char *from)
+static inline void skvi_search_bits_avx2(const skvi_trial *t, const uint32_t b)
 {
-    const __m256i low = _mm256_set1_epi32(15);
-    const uint32_t n = 256u >> b, ways = 1u << b;
-    __m256i who[4];
+    const uint32_t n = 256u >> b, ways = 1u << b, at_once = n < 4 ? n : 4;
+    const uint32_t tags = (1u << t->next) - 1;
+    const __m256i mask = _mm256_set1_epi16((short)(ways - 1)), low = SKVI_LOAD256(t->low);
+    const __m256i *in = (const __m256i *)t->c, *dist = (const __m256i *)t->dist;
+    const unsigned char *level = t->level;
+    __m256i *out = (__m256i *)t->d, who[4];
     uint32_t i, j, k;
-    for (j = 0; j < n; j += 4) {
-        for (i = 0; i < 4; i++, in += ways) {
+    for (j = 0; j < n; j += at_once) {
+        for (i = 0; i < at_once; i++, in += ways) {
             __m256i best = _mm256_loadu_si256(in);
-            SKVI_LA_UNROLL
-            for (k = 1; k < ways; k++)
-                best = _mm256_min_epi32(best, _mm256_or_si256(_mm256_loadu_si256(in + k),
-                                                              _mm256_set1_epi32((int)k)));
-            who[i] = _mm256_and_si256(best, low);
-            best = _mm256_andnot_si256(low, best);
-            SKVI_LA_UNROLL
+            SKVI_UNROLL_16
+            for (k = 1; k < ways; k++) best = _mm256_min_epu16(best, _mm256_loadu_si256(in + k));
+            who[i] = _mm256_and_si256(best, mask);
+            best = _mm256_subs_epu16(_mm256_andnot_si256(mask, best), low);
+            if (n > tags) best = _mm256_or_si256(best, _mm256_set1_epi16((short)((j + i) & tags)));
+            SKVI_UNROLL_16
             for (k = 0; k < ways; k++) {
-                uint32_t s = k * n + j + i;
-                __m256i diff = _mm256_sub_epi32(x, _mm256_set1_epi32(level[s]));
-                diff = _mm256_and_si256(diff, here);
-                diff = _mm256_madd_epi16(diff, diff);
-                _mm256_storeu_si256(out + s, _mm256_add_epi32(best, diff));
+                const uint32_t s = k * n + j + i;
+                __m256i y = _mm256_adds_epu16(best, _mm256_loadu_si256(dist + level[s]));
+                if (n <= tags) y = _mm256_or_si256(y, _mm256_set1_epi16((short)(s & tags)));
+                _mm256_storeu_si256(out + s, y);
             }
         }
-        if (b) skvi_search_from_avx2(who, from + j * SKVI_LANES);
+        if (b > 4)
+            for (i = 0; i < at_once; i++)
+                _mm_storeu_si128((__m128i *)(t->from + (j + i) * SKVI_LANES),
+                                 _mm256_castsi256_si128(_mm256_permute4x64_epi64(
+                                     _mm256_packus_epi16(who[i], who[i]), 0xD8)));
+        else if (b)
+            _mm256_storeu_si256((__m256i *)(t->from + j * 8),
+                                _mm256_packus_epi16(
+                                    _mm256_or_si256(who[0], _mm256_slli_epi16(who[1], 4)),
+                                    _mm256_or_si256(who[2], _mm256_slli_epi16(who[3], 4))));
     }
 }
 
 __attribute__((target("avx2")))
-static void skvi_search_step_avx2(const int32_t *c, const int32_t *level, const int32_t *x,
-                                  int32_t mask, uint32_t b, int32_t *d, unsigned char *from)
+static void skvi_search_step_avx2(const skvi_trial *t)
 {
-    const __m256i *in = (const __m256i *)c;
-    __m256i *out = (__m256i *)d, xx = _mm256_loadu_si256((const __m256i *)x);
-    __m256i here = _mm256_set1_epi32(mask & 0xFFFF);
-    if (b == 0) skvi_search_bits_avx2(in, level, xx, here, 0, out, from);
-    else if (b == 1) skvi_search_bits_avx2(in, level, xx, here, 1, out, from);
-    else if (b == 2) skvi_search_bits_avx2(in, level, xx, here, 2, out, from);
-    else if (b == 3) skvi_search_bits_avx2(in, level, xx, here, 3, out, from);
-    else skvi_search_bits_avx2(in, level, xx, here, 4, out, from);
+    skvi_search_dist_avx2(t);
+    switch (t->b) {
+    case 0: skvi_search_bits_avx2(t, 0); break;
+    case 1: skvi_search_bits_avx2(t, 1); break;
+    case 2: skvi_search_bits_avx2(t, 2); break;
+    case 3: skvi_search_bits_avx2(t, 3); break;
+    case 4: skvi_search_bits_avx2(t, 4); break;
+    case 5: skvi_search_bits_avx2(t, 5); break;
+    case 6: skvi_search_bits_avx2(t, 6); break;
+    case 7: skvi_search_bits_avx2(t, 7); break;
+    default: skvi_search_bits_avx2(t, 8); break;
+    }
+}
+
+__attribute__((target("avx2")))
+static void skvi_search_low_avx2(const uint16_t *c, uint16_t *low, unsigned char *state)
+{
+    const __m256i rough = _mm256_set1_epi16((short)0xFF00);
+    __m256i a = _mm256_set1_epi16(-1), b = a, first = a, at = _mm256_setzero_si256();
+    uint32_t s;
+    for (s = 0; s < 256; s += 2) {
+        a = _mm256_min_epu16(a, SKVI_LOAD256(c + s * SKVI_LANES));
+        b = _mm256_min_epu16(b, SKVI_LOAD256(c + (s + 1) * SKVI_LANES));
+    }
+    a = _mm256_min_epu16(a, b);
+    _mm256_storeu_si256((__m256i *)low, _mm256_and_si256(a, rough));
+    for (s = 0; state && s < 256; s++) {
+        b = _mm256_cmpeq_epi16(SKVI_LOAD256(c + s * SKVI_LANES), a);
+        b = _mm256_or_si256(at, _mm256_xor_si256(b, _mm256_set1_epi16(-1)));
+        first = _mm256_min_epu16(first, b);
+        at = _mm256_add_epi16(at, _mm256_set1_epi16(1));
+    }
+    if (!state) return;
+    first = _mm256_permute4x64_epi64(_mm256_packus_epi16(first, first), 0xD8);
+    _mm_storeu_si128((__m128i *)state, _mm256_castsi256_si128(first));
+}
+#endif
+
+/* >>integer -----------------------------------------------------------------------------------
+   Attention on the levels of a page, for up to SKVI_GANG rows (query heads) that share it. Queries
+   become 8 bits, weights 8 bits without sign; channels of more than 4 bits ("wide") have levels of
+   8 bits and take queries and weights of 14. Sums are exact integers, so tables agree in all bits;
+   the float parts keep the order of the C versions.
+
+   Levels come in pairs of quads, [pair][step][2][16] as >>quant says. A query is repeated as often
+   as its levels ask: [pair][row][2][4 lanes][4 channels] for bytes, and [pair][row][2][2][4] for 16
+   bits. Scores are acc[row][token], values acc[pair][row][8 channels]. */
+#define SKVI_GANG 4u
+
+/* A query times the factors of n channels, to integers; n is padded with zeros to pairs, `stride`
+   bytes apart; all 0 where no product is above 1e-34. Returns what one is worth; *offset is the sum
+   of zero[quad] times them. */
+static float skvi_query_c(const float *q, const float *step, const float *zero, uint32_t n,
+                          int wide, void *out, size_t stride, float *offset)
+{
+    SKVI_UNFUSED
+    float top = 0, most = wide ? 8191.0f : 127.0f, inv, sum = 0;
+    uint32_t i, j, b;
+    for (i = 0; i < n; i++) {
+        float a = fabsf(q[i] * step[i]);
+        top = a > top ? a : top;
+    }
+    inv = top > 1e-34f ? most / top : 0;
+    for (i = 0; i < n; i += 8)
+        for (b = 0; b < 8; b++) {
+            float x = i + b < n ? q[i + b] * step[i + b] * inv + 12582912.0f - 12582912.0f : 0;
+            unsigned char *at = (unsigned char *)out + i / 8 * stride;
+            if (i + b < n) sum += x * zero[(i + b) / 4];
+            for (j = 0; !wide && j < 4; j++)
+                ((signed char *)at)[b / 4 * 16 + 4 * j + b % 4] = (signed char)x;
+            for (j = 0; wide && j < 2; j++) ((int16_t *)at)[b / 4 * 8 + 4 * j + b % 4] = (int16_t)x;
+        }
+    *offset = sum;
+    return top / most;
+}
+
+static void skvi_score_c(const signed char *levels, const signed char *q, uint32_t pairs,
+                         uint32_t rows, int32_t *acc)
+{
+    uint32_t p, r, i, j;
+    for (p = 0; p < pairs; p++)
+        for (r = 0; r < rows; r++)
+            for (i = 0; i < SKVI_STEPS; i++)
+                for (j = 0; j < 32; j++)
+                    acc[r * SKV_PAGE_TOKENS + 4 * i + j % 16 / 4] +=
+                        levels[p * SKVI_PAIR_BYTES + 32 * i + j] * q[(p * rows + r) * 32 + j];
+}
+
+static void skvi_score_wide_c(const signed char *levels, const int16_t *q, uint32_t pairs,
+                              uint32_t rows, int32_t *acc)
+{
+    uint32_t p, r, i, j;
+    for (p = 0; p < pairs; p++)
+        for (r = 0; r < rows; r++)
+            for (i = 0; i < SKVI_STEPS; i++)
+                for (j = 0; j < 32; j++)
+                    acc[r * SKV_PAGE_TOKENS + 4 * i + j % 16 / 4] +=
+                        levels[p * SKVI_PAIR_BYTES + 32 * i + j] *
+                        q[(p * rows + r) * 16 + j / 16 * 8 + j % 4];
+}
+
+static void skvi_value_c(const signed char *levels, const unsigned char *w, uint32_t pairs,
+                         uint32_t every, uint32_t rows, int32_t *acc)
+{
+    uint32_t p, r, i, j;
+    (void)every;
+    memset(acc, 0, pairs * rows * 8 * sizeof *acc);
+    for (p = 0; p < pairs; p++)
+        for (r = 0; r < rows; r++)
+            for (i = 0; i < SKVI_STEPS; i++)
+                for (j = 0; j < 32; j++)
+                    acc[(p * rows + r) * 8 + j / 4] +=
+                        levels[p * SKVI_PAIR_BYTES + 32 * i + j] *
+                        w[r * SKV_PAGE_TOKENS + 4 * i + j % 4];
+}
+
+static void skvi_value_wide_c(const signed char *levels, const int16_t *w, uint32_t pairs,
+                              uint32_t rows, int32_t *acc)
+{
+    uint32_t p, r, i, j;
+    memset(acc, 0, pairs * rows * 8 * sizeof *acc);
+    for (p = 0; p < pairs; p++)
+        for (r = 0; r < rows; r++)
+            for (i = 0; i < SKVI_STEPS; i++)
+                for (j = 0; j < 32; j++)
+                    acc[(p * rows + r) * 8 + j / 4] +=
+                        levels[p * SKVI_PAIR_BYTES + 32 * i + j] *
+                        w[r * SKV_PAGE_TOKENS + 4 * i + j % 4];
+}
+
+/* s[64] += unit (acc - offset) */
+static void skvi_add_scores_c(const int32_t *acc, float unit, float offset, float *s)
+{
+    SKVI_UNFUSED
+    uint32_t i;
+    for (i = 0; i < SKV_PAGE_TOKENS; i++) s[i] += unit * ((float)acc[i] - offset);
+}
+
+/* out[n] += unit (step acc), acc in groups of 8, `stride` apart */
+static void skvi_add_values_c(const int32_t *acc, size_t stride, const float *step, float unit,
+                              uint32_t n, float *out)
+{
+    SKVI_UNFUSED
+    uint32_t i;
+    for (i = 0; i < n; i++) out[i] += unit * (step[i] * (float)acc[i / 8 * stride + i % 8]);
+}
+
+static float skvi_top_c(const float *s)
+{
+    float top = s[0];
+    uint32_t i;
+    for (i = 1; i < SKV_PAGE_TOKENS; i++) top = s[i] > top ? s[i] : top;
+    return top;
+}
+
+/* s[64] to exp(s - top), 0 below e^-87; returns the sum. 2^f by a polynomial of degree 6 on
+   [-0.5, 0.5]; relative error 2.5e-7 + 7.5e-8 |s - top|. */
+#define SKVI_LOG2E 1.44269504f
+static float skvi_exp_c(float x)
+{
+    SKVI_UNFUSED
+    float n, f, y;
+    if (!(x > -87.0f)) return 0;
+    x *= SKVI_LOG2E;
+    n = x + 12582912.0f;
+    f = x - (n - 12582912.0f);
+    y = f * 1.5403530e-4f + 1.3333558e-3f;
+    y = y * f + 9.6181291e-3f;
+    y = y * f + 5.5504109e-2f;
+    y = y * f + 2.4022651e-1f;
+    y = y * f + 6.9314718e-1f;
+    y = y * f + 1.0f;
+    return skvi_float(skvi_bits(y) + (skvi_bits(n) << 23));
+}
+static float skvi_exps_c(float *s, float top)
+{
+    SKVI_UNFUSED
+    float sum[8] = {0};
+    uint32_t i, l;
+    for (i = 0; i < SKV_PAGE_TOKENS; i += 8)
+        for (l = 0; l < 8; l++) {
+            s[i + l] = skvi_exp_c(s[i + l] - top);
+            sum[l] += s[i + l];
+        }
+    for (l = 0; l < 4; l++) sum[l] += sum[l + 4];
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+
+/* Weights s[64] >= 0 to p[64], at most 254, and 64 times finer to wide[64] unless NULL. What
+   rounding takes from a token goes to the next but seven, so no mass is lost. Returns what one is
+   worth; 0: all are 0. */
+static float skvi_weights_c(const float *s, unsigned char *p, int16_t *wide)
+{
+    SKVI_UNFUSED
+    float carry[8] = {0}, top = skvi_top_c(s), inv;
+    uint32_t i, l;
+    if (!(top > 1e-30f)) return 0;
+    inv = 254.0f / top;
+    for (i = 0; i < SKV_PAGE_TOKENS; i += 8)
+        for (l = 0; l < 8; l++) {
+            float x = s[i + l] * inv + carry[l], n = x + 12582912.0f - 12582912.0f;
+            carry[l] = x - n;
+            p[i + l] = (unsigned char)n;
+        }
+    inv *= 64;
+    for (i = 0; wide && i < SKV_PAGE_TOKENS; i++)
+        wide[i] = (int16_t)(s[i] * inv + 12582912.0f - 12582912.0f);
+    return top / 254.0f;
+}
+
+#ifdef SKVI_LA_AVX2
+__attribute__((target("avx2")))
+static float skvi_most_avx2(__m256 x)
+{
+    __m128 a = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_max_ss(a, _mm_shuffle_ps(a, a, 1)));
+}
+
+/* Reads q, step and zero up to the next multiple of 8, where they are 0. */
+__attribute__((target("avx2")))
+static float skvi_query_avx2(const float *q, const float *step, const float *zero, uint32_t n,
+                             int wide, void *out, size_t stride, float *offset)
+{
+    SKVI_UNFUSED
+    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
+    __m256 most = _mm256_setzero_ps(), inv, sum = most, zeros;
+    float top, range = wide ? 8191.0f : 127.0f;
+    unsigned char *at = (unsigned char *)out;
+    uint32_t i;
+    for (i = 0; i < n; i += 8) {
+        __m256 x = _mm256_mul_ps(_mm256_loadu_ps(q + i), _mm256_loadu_ps(step + i));
+        most = _mm256_max_ps(most, _mm256_and_ps(x, magnitude));
+    }
+    top = skvi_most_avx2(most);
+    inv = _mm256_set1_ps(top > 1e-34f ? range / top : 0);
+    for (i = 0; i < n; i += 8, at += stride) {
+        __m256 x = _mm256_mul_ps(_mm256_loadu_ps(q + i), _mm256_loadu_ps(step + i));
+        __m256i v = _mm256_cvtps_epi32(_mm256_mul_ps(x, inv));
+        zeros = _mm256_set_m128(_mm_set1_ps(zero[i / 4 + 1]), _mm_set1_ps(zero[i / 4]));
+        sum = _mm256_add_ps(sum, _mm256_mul_ps(_mm256_cvtepi32_ps(v), zeros));
+        v = _mm256_packs_epi32(v, v);
+        if (!wide) v = _mm256_packs_epi16(v, v);
+        _mm256_storeu_si256((__m256i *)at, v);
+    }
+    *offset = skvi_sum_avx2(sum);
+    return top / range;
+}
+
+/* Two steps: sums of 8 channels for 8 tokens onto acc. */
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_score_add_avx2(int32_t *acc, __m256i a, __m256i b)
+{
+    __m256i x = _mm256_permute2x128_si256(a, b, 0x20), y = _mm256_permute2x128_si256(a, b, 0x31);
+    x = _mm256_add_epi32(_mm256_add_epi32(x, y), SKVI_LOAD256(acc));
+    _mm256_storeu_si256((__m256i *)acc, x);
+}
+
+/* Sums in 16 bits: the caller sees to it that these pairs cannot overflow. */
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_score_rows_avx2(const signed char *levels, const signed char *q,
+                                        uint32_t pairs, const uint32_t rows, int32_t *acc)
+{
+    const __m256i one = _mm256_set1_epi16(1);
+    uint32_t i, p, r;
+    for (i = 0; i < SKVI_STEPS; i += 2) {
+        const signed char *level = levels + 32 * i, *query = q;
+        __m256i a[4][2];
+        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
+        for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 32 * rows) {
+            __m256i x = SKVI_LOAD256(level), y = SKVI_LOAD256(level + 32);
+            SKVI_LA_UNROLL
+            for (r = 0; r < rows; r++) {
+                __m256i z = SKVI_LOAD256(query + 32 * r);
+                a[r][0] = _mm256_add_epi16(a[r][0], _mm256_maddubs_epi16(x, z));
+                a[r][1] = _mm256_add_epi16(a[r][1], _mm256_maddubs_epi16(y, z));
+            }
+        }
+        for (r = 0; r < rows; r++)
+            skvi_score_add_avx2(acc + r * SKV_PAGE_TOKENS + 4 * i,
+                                _mm256_madd_epi16(a[r][0], one), _mm256_madd_epi16(a[r][1], one));
+    }
+}
+
+__attribute__((target("avx2")))
+static void skvi_score_avx2(const signed char *levels, const signed char *q, uint32_t pairs,
+                            uint32_t rows, int32_t *acc)
+{
+    if (rows == 4) skvi_score_rows_avx2(levels, q, pairs, 4, acc);
+    else if (rows == 3) skvi_score_rows_avx2(levels, q, pairs, 3, acc);
+    else if (rows == 2) skvi_score_rows_avx2(levels, q, pairs, 2, acc);
+    else skvi_score_rows_avx2(levels, q, pairs, 1, acc);
+}
+
+/* 16 levels as 16-bit numbers. */
+__attribute__((target("avx2"), always_inline))
+static inline __m256i skvi_widen_avx2(const signed char *levels)
+{
+    return _mm256_cvtepi8_epi16(SKVI_LOAD128(levels));
+}
+
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_score_wide_rows_avx2(const signed char *levels, const int16_t *q,
+                                             uint32_t pairs, const uint32_t rows, int32_t *acc)
+{
+    uint32_t i, p, r, k;
+    for (i = 0; i < SKVI_STEPS; i += 2) {
+        const signed char *level = levels + 32 * i;
+        const int16_t *query = q;
+        __m256i a[4][2], sum;
+        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
+        for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 16 * rows)
+            for (k = 0; k < 2; k++) {
+                __m256i x = skvi_widen_avx2(level + 16 * k);
+                __m256i y = skvi_widen_avx2(level + 32 + 16 * k);
+                SKVI_LA_UNROLL
+                for (r = 0; r < rows; r++) {
+                    __m256i z = _mm256_broadcastsi128_si256(SKVI_LOAD128(query + 16 * r + 8 * k));
+                    a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(x, z));
+                    a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(y, z));
+                }
+            }
+        for (r = 0; r < rows; r++, acc += SKV_PAGE_TOKENS) {
+            sum = _mm256_permute4x64_epi64(_mm256_hadd_epi32(a[r][0], a[r][1]), 0xD8);
+            sum = _mm256_add_epi32(sum, SKVI_LOAD256(acc + 4 * i));
+            _mm256_storeu_si256((__m256i *)(acc + 4 * i), sum);
+        }
+        acc -= rows * SKV_PAGE_TOKENS;
+    }
+}
+
+__attribute__((target("avx2")))
+static void skvi_score_wide_avx2(const signed char *levels, const int16_t *q, uint32_t pairs,
+                                 uint32_t rows, int32_t *acc)
+{
+    if (rows == 4) skvi_score_wide_rows_avx2(levels, q, pairs, 4, acc);
+    else if (rows == 3) skvi_score_wide_rows_avx2(levels, q, pairs, 3, acc);
+    else if (rows == 2) skvi_score_wide_rows_avx2(levels, q, pairs, 2, acc);
+    else skvi_score_wide_rows_avx2(levels, q, pairs, 1, acc);
+}
+
+/* Sums of `every` steps fit in 16 bits. */
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_value_rows_avx2(const signed char *levels, const unsigned char *w,
+                                        uint32_t pairs, uint32_t every, const uint32_t rows,
+                                        int32_t *acc)
+{
+    const __m256i one = _mm256_set1_epi16(1);
+    uint32_t p, r, i, e;
+    for (p = 0; p < pairs; p++, levels += SKVI_PAIR_BYTES, acc += 8 * rows) {
+        __m256i a[4], sum[4];
+        for (r = 0; r < rows; r++) sum[r] = _mm256_setzero_si256();
+        for (i = 0; i < SKVI_STEPS; i += every) {
+            for (r = 0; r < rows; r++) a[r] = _mm256_setzero_si256();
+            for (e = i; e < i + every; e++) {
+                __m256i x = SKVI_LOAD256(levels + 32 * e);
+                SKVI_LA_UNROLL
+                for (r = 0; r < rows; r++) {
+                    uint32_t four;
+                    memcpy(&four, w + r * SKV_PAGE_TOKENS + 4 * e, 4);
+                    a[r] = _mm256_add_epi16(a[r], _mm256_maddubs_epi16(
+                                                      _mm256_set1_epi32((int)four), x));
+                }
+            }
+            for (r = 0; r < rows; r++)
+                sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(a[r], one));
+        }
+        for (r = 0; r < rows; r++) _mm256_storeu_si256((__m256i *)(acc + 8 * r), sum[r]);
+    }
+}
+
+__attribute__((target("avx2")))
+static void skvi_value_avx2(const signed char *levels, const unsigned char *w, uint32_t pairs,
+                            uint32_t every, uint32_t rows, int32_t *acc)
+{
+    if (rows == 4) skvi_value_rows_avx2(levels, w, pairs, every, 4, acc);
+    else if (rows == 3) skvi_value_rows_avx2(levels, w, pairs, every, 3, acc);
+    else if (rows == 2) skvi_value_rows_avx2(levels, w, pairs, every, 2, acc);
+    else skvi_value_rows_avx2(levels, w, pairs, every, 1, acc);
+}
+
+__attribute__((target("avx2")))
+static void skvi_value_wide_avx2(const signed char *levels, const int16_t *w, uint32_t pairs,
+                                 uint32_t rows, int32_t *acc)
+{
+    uint32_t p, r, i;
+    for (p = 0; p < pairs; p++, levels += SKVI_PAIR_BYTES)
+        for (r = 0; r < rows; r++, acc += 8) {
+            const int16_t *weight = w + r * SKV_PAGE_TOKENS;
+            __m256i a = _mm256_setzero_si256(), b = a;
+            for (i = 0; i < SKVI_STEPS; i++) {
+                uint64_t four;
+                __m256i z;
+                memcpy(&four, weight + 4 * i, 8);
+                z = _mm256_set1_epi64x((long long)four);
+                a = _mm256_add_epi32(a, _mm256_madd_epi16(skvi_widen_avx2(levels + 32 * i), z));
+                b = _mm256_add_epi32(b,
+                                     _mm256_madd_epi16(skvi_widen_avx2(levels + 32 * i + 16), z));
+            }
+            a = _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xD8);
+            _mm256_storeu_si256((__m256i *)acc, a);
+        }
+}
+
+__attribute__((target("avx2")))
+static void skvi_add_scores_avx2(const int32_t *acc, float unit, float offset, float *s)
+{
+    SKVI_UNFUSED
+    uint32_t i;
+    for (i = 0; i < SKV_PAGE_TOKENS; i += 8) {
+        __m256 x = _mm256_sub_ps(_mm256_cvtepi32_ps(SKVI_LOAD256(acc + i)),
+                                 _mm256_set1_ps(offset));
+        x = _mm256_mul_ps(_mm256_set1_ps(unit), x);
+        _mm256_storeu_ps(s + i, _mm256_add_ps(_mm256_loadu_ps(s + i), x));
+    }
+}
+
+/* Writes whole eights: step is 0 beyond n. */
+__attribute__((target("avx2")))
+static void skvi_add_values_avx2(const int32_t *acc, size_t stride, const float *step, float unit,
+                                 uint32_t n, float *out)
+{
+    SKVI_UNFUSED
+    uint32_t i;
+    for (i = 0; i < n; i += 8, acc += stride) {
+        __m256 x = _mm256_mul_ps(_mm256_loadu_ps(step + i), _mm256_cvtepi32_ps(SKVI_LOAD256(acc)));
+        x = _mm256_mul_ps(_mm256_set1_ps(unit), x);
+        _mm256_storeu_ps(out + i, _mm256_add_ps(_mm256_loadu_ps(out + i), x));
+    }
+}
+
+__attribute__((target("avx2")))
+static float skvi_top_avx2(const float *s)
+{
+    __m256 x = _mm256_loadu_ps(s), y = _mm256_loadu_ps(s + 8);
+    uint32_t i;
+    for (i = 16; i < SKV_PAGE_TOKENS; i += 16) {
+        x = _mm256_max_ps(x, _mm256_loadu_ps(s + i));
+        y = _mm256_max_ps(y, _mm256_loadu_ps(s + i + 8));
+    }
+    return skvi_most_avx2(_mm256_max_ps(x, y));
+}
+
+__attribute__((target("avx2")))
+static float skvi_exps_avx2(float *s, float top)
+{
+    SKVI_UNFUSED
+    static const float part[6] = {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f,
+                                  6.9314718e-1f, 1.0f};
+    const __m256 magic = _mm256_set1_ps(12582912.0f);
+    __m256 sum = _mm256_setzero_ps();
+    uint32_t i, k;
+    for (i = 0; i < SKV_PAGE_TOKENS; i += 8) {
+        __m256 x = _mm256_sub_ps(_mm256_loadu_ps(s + i), _mm256_set1_ps(top)), n, f, y;
+        __m256 here = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_GT_OQ);
+        x = _mm256_mul_ps(x, _mm256_set1_ps(SKVI_LOG2E));
+        n = _mm256_add_ps(x, magic);
+        f = _mm256_sub_ps(x, _mm256_sub_ps(n, magic));
+        y = _mm256_mul_ps(f, _mm256_set1_ps(1.5403530e-4f));
+        y = _mm256_add_ps(y, _mm256_set1_ps(part[0]));
+        SKVI_LA_UNROLL
+        for (k = 1; k < 6; k++) y = _mm256_add_ps(_mm256_mul_ps(y, f), _mm256_set1_ps(part[k]));
+        y = _mm256_castsi256_ps(_mm256_add_epi32(
+            _mm256_castps_si256(y), _mm256_slli_epi32(_mm256_castps_si256(n), 23)));
+        y = _mm256_and_ps(y, here);
+        sum = _mm256_add_ps(sum, y);
+        _mm256_storeu_ps(s + i, y);
+    }
+    return skvi_sum_avx2(sum);
+}
+
+__attribute__((target("avx2")))
+static float skvi_weights_avx2(const float *s, unsigned char *p, int16_t *wide)
+{
+    SKVI_UNFUSED
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256 magic = _mm256_set1_ps(12582912.0f);
+    __m256 carry = _mm256_setzero_ps(), inv;
+    __m256i v[8];
+    float top = skvi_top_avx2(s);
+    uint32_t i;
+    if (!(top > 1e-30f)) return 0;
+    inv = _mm256_set1_ps(254.0f / top);
+    for (i = 0; i < 8; i++) {
+        __m256 x = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(s + 8 * i), inv), carry);
+        __m256 n = _mm256_sub_ps(_mm256_add_ps(x, magic), magic);
+        carry = _mm256_sub_ps(x, n);
+        v[i] = _mm256_cvtps_epi32(n);
+    }
+    for (i = 0; i < 8; i += 4) {
+        __m256i a = _mm256_packs_epi32(v[i], v[i + 1]), b = _mm256_packs_epi32(v[i + 2], v[i + 3]);
+        a = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, b), order);
+        _mm256_storeu_si256((__m256i *)(p + 8 * i), a);
+    }
+    inv = _mm256_mul_ps(inv, _mm256_set1_ps(64));
+    for (i = 0; wide && i < SKV_PAGE_TOKENS; i += 16) {
+        __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(s + i), inv));
+        __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(s + i + 8), inv));
+        a = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
+        _mm256_storeu_si256((__m256i *)(wide + i), a);
+    }
+    return top / 254.0f;
 }
 #endif
 
 static const skvi_kernels skvi_kernels_c = {
-    skvi_gemm_c, skvi_dot_c, skvi_gather_c, skvi_from_f16_c, skvi_expand_c, skvi_search_step_c
+    skvi_gemm_c, skvi_dot_c, skvi_from_f16_c, skvi_expand_c, skvi_steps_c, skvi_query_c,
+    skvi_score_c, skvi_score_wide_c, skvi_value_c, skvi_value_wide_c,
+    skvi_add_scores_c, skvi_add_values_c, skvi_top_c, skvi_exps_c, skvi_weights_c, 0,
+    skvi_search_step_c, skvi_search_low_c
 };
 #ifdef SKVI_LA_AVX2
 static const skvi_kernels skvi_kernels_avx2 = {
-    skvi_gemm_avx2, skvi_dot_avx2, skvi_gather_avx2, skvi_from_f16_c, skvi_expand_avx2,
-    skvi_search_step_avx2
+    skvi_gemm_avx2, skvi_dot_avx2, skvi_from_f16_avx2, skvi_expand_avx2, skvi_steps_avx2,
+    skvi_query_avx2, skvi_score_avx2, skvi_score_wide_avx2, skvi_value_avx2, skvi_value_wide_avx2,
+    skvi_add_scores_avx2, skvi_add_values_avx2, skvi_top_avx2, skvi_exps_avx2, skvi_weights_avx2,
+    1, skvi_search_step_avx2,
+    skvi_search_low_avx2
 };
 #endif
 
@@ -3615,95 +4187,122 @@ static const skvi_kernels *skvi_pick_kernels(void)
     return &skvi_kernels_c;
 }
 
-/* Levels of both parities in steps. */
-static void skvi_search_levels(uint32_t h, int32_t level[2][256])
-{
-    uint32_t parity, w;
-    for (parity = 0; parity < 2; parity++)
-        for (w = 0; w < 256; w++)
-            level[parity][w] = SKVI_FINE * skvi_trellis_level(skvi_trellis_table(h, parity), w);
-}
-
-/* state[] from the winners, back from the states s[LANES] after the last token. */
+/* state[] from the winners, back from the states s[LANES] at the last position. */
 static void skvi_search_trace(skvi_search *v, uint32_t h, uint32_t first, unsigned char *s)
 {
-    uint32_t i, l, t, b;
+    uint32_t i, l, at, b;
     for (i = SKV_PAGE_TOKENS; i-- > 0;) {
-        t = (first + i) % SKV_PAGE_TOKENS;
-        b = (h + (t & 1u)) >> 1;
-        memcpy(v->state[t], s, SKVI_LANES);
+        at = (first + i) % SKV_PAGE_TOKENS;
+        b = skvi_step_bits(h, at);
+        memcpy(v->state[at], s, SKVI_LANES);
         for (l = 0; b && l < SKVI_LANES; l++) {     /* lanes inside: loads that wait side by side */
-            uint32_t rest = s[l] & ((256u >> b) - 1);
-            s[l] = (unsigned char)(rest << b | v->from[t][rest][l]);
+            uint32_t rest = s[l] & ((256u >> b) - 1), who = v->from[at][skvi_from_at(b, rest, l)];
+            if (b <= 4) who = who >> 4 * (rest & 1u) & 15u;
+            s[l] = (unsigned char)(rest << b | who);
         }
     }
 }
 
-/* Best paths over the 64 tokens from token first on (the page is a circle), from and to the states
-   ends[LANES], or free when that is NULL. Fills state[] and, if not NULL, cost[LANES]. */
-static void skvi_search_path(const skvi_kernels *kern, skvi_search *v, const unsigned char *use,
-                             uint32_t h, uint32_t first, const unsigned char *ends, int32_t *cost)
+/* Costs at the start: nothing, or nothing only in the states ends[LANES]. */
+static void skvi_search_start(uint16_t *c, const unsigned char *ends, uint32_t b)
 {
-    int32_t *c = &v->cost[0][0][0], *d = &v->cost[1][0][0], *swap;
-    int32_t level[2][256], least[SKVI_LANES];
-    unsigned char s[SKVI_LANES] = {0};
-    uint32_t i, t, l;
-    skvi_search_levels(h, level);
-    for (i = 0; i < 256; i++)
+    uint32_t i, l, ways = 1u << b;
+    for (i = 0; i < ways; i++)
         for (l = 0; l < SKVI_LANES; l++)
-            c[i * SKVI_LANES + l] = !ends || i == ends[l] ? 0 : SKVI_NOT_HERE;
+            c[i * SKVI_LANES + l] = (uint16_t)((ends ? SKVI_NOT_HERE : 0) | i);
+    for (i = ways; i < 256; i *= 2)             /* tags repeat */
+        memcpy(c + i * SKVI_LANES, c, i * SKVI_LANES * sizeof *c);
+    for (l = 0; ends && l < SKVI_LANES; l++)
+        c[ends[l] * SKVI_LANES + l] = (uint16_t)(ends[l] & (ways - 1));
+}
+
+/* Best paths over the 64 positions of the circle from `first` on, from and to the states
+   ends[LANES], or free when that is NULL. use[] counts positions. Fills state[]. */
+static void skvi_search_path(const skvi_kernels *kern, skvi_search *v, const unsigned char *use,
+                             uint32_t h, uint32_t first, const unsigned char *ends)
+{
+    const skvi_fine fine = skvi_fine_of(h);
+    uint16_t *c = &v->cost[0][0][0], *d = &v->cost[1][0][0], *swap;
+    unsigned char s[SKVI_LANES];
+    skvi_trial t;
+    uint32_t i, at;
+    skvi_search_start(c, ends, skvi_step_bits(h, first));
+    t.unit = fine.unit;
+    t.most = fine.most;
+    t.levels = 1u << skvi_code_of(h)->bits;
+    t.dist = v->dist[0];
+    t.low = v->low;
     for (i = 0; i < SKV_PAGE_TOKENS; i++) {
-        t = (first + i) % SKV_PAGE_TOKENS;
-        kern->search(c, level[t & 1u], v->x[t], use[t] ? -1 : 0, (h + (t & 1u)) >> 1, d,
-                     &v->from[t][0][0]);
+        at = (first + i) % SKV_PAGE_TOKENS;
+        memset(v->low, 0, sizeof v->low);
+        if (i % 8 == 7) kern->low(c, v->low, NULL);
+        t.c = c;
+        t.d = d;
+        t.x = use[at] ? v->x[at] : NULL;
+        t.level = v->level[at & 1u];
+        t.from = v->from[at];
+        t.b = skvi_step_bits(h, at);
+        t.next = skvi_step_bits(h, at + 1);
+        kern->search(&t);
         swap = c;
         c = d;
         d = swap;
     }
+    kern->low(c, v->low, s);
     if (ends) memcpy(s, ends, sizeof s);
-    for (l = 0; l < SKVI_LANES; l++) least[l] = c[s[l] * SKVI_LANES + l];
-    for (i = 1; !ends && i < 256; i++)
-        for (l = 0; l < SKVI_LANES; l++)
-            if (c[i * SKVI_LANES + l] < least[l]) {
-                least[l] = c[i * SKVI_LANES + l];
-                s[l] = (unsigned char)i;
-            }
-    if (cost) memcpy(cost, least, sizeof least);
     skvi_search_trace(v, h, first, s);
 }
 
-/* A lane's path to the bit stream: each token's newest bits are the top of its window. */
-static void skvi_search_pack(const skvi_search *v, uint32_t lane, uint32_t h, unsigned char *out)
+/* Levels of all windows. */
+static void skvi_search_levels(skvi_search *v, uint32_t h)
 {
-    uint32_t t, i;
-    memset(out, 0, 4 * h);
-    for (t = 0; t < SKV_PAGE_TOKENS; t++) {
-        uint32_t b = (h + (t & 1u)) >> 1, at = (((t + 1) * h) >> 1) - b;
-        for (i = 0; i < b; i++, at++)
-            out[at >> 3] = (unsigned char)(out[at >> 3] |
-                                           (v->state[t][lane] >> (8 - b + i) & 1u) << (at & 7u));
+    int lowest = -(1 << (skvi_code_of(h)->bits - 1));
+    uint32_t step, w;
+    for (step = 0; step < 2; step++)
+        for (w = 0; w < 256; w++)
+            v->level[step][w] = (unsigned char)(skvi_level(h, step, w) - lowest);
+}
+
+/* A lane's path to its channel's bytes in a quad: each position's newest bits top its window. */
+static void skvi_search_pack(const skvi_search *v, uint32_t lane, uint32_t h, int kind,
+                             unsigned char *quad)
+{
+    uint32_t l, step;
+    for (l = 0; l < 4; l++) {
+        unsigned char *out = quad + skvi_quad_byte(kind, l, lane % SKVI_QUAD);
+        uint32_t bits = 0, have = 0;
+        for (step = 0; step < SKVI_STEPS; step++) {
+            uint32_t b = skvi_step_bits(h, step);
+            bits |= (uint32_t)v->state[SKVI_STEPS * l + step][lane] >> (8 - b) << have;
+            for (have += b; have >= 8; have -= 8, bits >>= 8, out += 16)
+                *out = (unsigned char)bits;
+        }
     }
 }
 
-/* A lane's latents at a scale, in steps. */
+/* A lane's latents at a scale; u in the order of tokens. */
 static void skvi_search_load(skvi_search *v, uint32_t lane, const float *u, uint32_t h, uint32_t e)
 {
-    float inv = SKVI_FINE / SKVI_ROUND / (skvi_trellis_unit[h] * skvi_scale(e));
-    uint32_t t;
-    for (t = 0; t < SKV_PAGE_TOKENS; t++) {
-        float x = u[t] * inv;
-        x = x > -SKVI_REACH ? x < SKVI_REACH ? x : SKVI_REACH : -SKVI_REACH;    /* NaN: the left */
-        v->x[t][lane] = SKVI_ROUND * (int32_t)(x + (x < 0 ? -0.5f : 0.5f));
+    const skvi_code *code = skvi_code_of(h);
+    const skvi_fine fine = skvi_fine_of(h);
+    float parts = (float)(fine.unit / fine.mult), inv = parts / (code->unit * skvi_scale(e));
+    float most = parts * (float)((1 << (code->bits - 1)) + SKVI_BEYOND);
+    uint32_t i;
+    for (i = 0; i < SKV_PAGE_TOKENS; i++) {
+        float x = u[4 * (i % SKVI_STEPS) + i / SKVI_STEPS] * inv;
+        x = x > -most ? x < most ? x : most : -most;            /* NaN: the left */
+        v->x[i][lane] = (int16_t)(fine.mult * (int32_t)(x + (x < 0 ? -0.5f : 0.5f)));
     }
 }
 
 /* >>plan --------------------------------------------------------------------------------------
-   Half bits by reverse water-filling: with price lambda of a bit, a channel takes the next mode
-   when var (D[m] - D[m+1]) >= lambda * bits, the first one's with the 4/64 bits of its scale.
-   Channels are sorted by variance, so modes never rise along them and a plan is counts. */
+   Half bits by reverse water-filling: with price lambda of a bit, a quad takes the next mode when
+   var (D[m] - D[m+1]) >= lambda * bits, var the sum of its channels', the first one's with the 4/64
+   bits of a scale each. Channels are sorted by variance, so modes never rise along them and a plan
+   is counts. Where D is no multiple of 4 the last quad is filled with channels of zeros. */
 typedef struct skvi_plan {
-    uint32_t n[SKVI_MODES];         /* channels of each mode */
-    uint32_t coded;                 /* channels with bits */
+    uint32_t n[SKVI_MODES];         /* channels of each mode, multiples of 4 */
+    uint32_t coded;                 /* channels with bits, likewise */
     uint32_t bytes;                 /* of a sub */
     float    lambda;                /* distortion that one bit is worth */
     double   error, energy;         /* expected distortion, and the sum of variances */
@@ -3711,7 +4310,7 @@ typedef struct skvi_plan {
 
 #define SKVI_SUB_HEADER 5u
 #define SKVI_PAGE_HEADER 12u
-#define SKVI_PAGE_FORMAT 2u
+#define SKVI_PAGE_FORMAT 3u
 #define SKVI_ROW_BYTES(D) (2u + 2u * (size_t)(D))
 #define SKVI_CODE_BYTES(h) (4u * (uint32_t)(h))         /* of a channel and page */
 #define SKVI_SCALE_BYTES(coded) (((coded) + 1u) / 2)    /* a nibble each */
@@ -3719,23 +4318,24 @@ typedef struct skvi_plan {
 
 static void skvi_plan_stream(const skvi_stream *s, double lambda, skvi_plan *p)
 {
-    uint32_t c, m;
+    uint32_t c, i, m;
     memset(p, 0, sizeof *p);
     p->bytes = SKVI_SUB_HEADER;
     p->lambda = (float)lambda;
-    for (c = 0; c < s->D; c++) {
-        double var = s->var[c];
+    for (c = 0; c < s->D; c += SKVI_QUAD) {
+        double var = 0;
+        for (i = c; i < s->D && i < c + SKVI_QUAD; i++) var += s->var[i];
         for (m = 0; m + 1 < SKVI_MODES; m++) {
             double gain = var * (double)(skvi_distortion[m] - skvi_distortion[m + 1]);
-            double bits = 0.5 * (skvi_mode_half[m + 1] - skvi_mode_half[m]);
-            if (gain < lambda * (m ? bits : bits + 4.0 / SKV_PAGE_TOKENS)) break;
+            double bits = 0.5 * SKVI_QUAD * (skvi_mode_half[m + 1] - skvi_mode_half[m]);
+            if (gain < lambda * (m ? bits : bits + 4.0 * SKVI_QUAD / SKV_PAGE_TOKENS)) break;
         }
-        p->n[m]++;
+        p->n[m] += SKVI_QUAD;
+        p->coded += m ? SKVI_QUAD : 0;
         p->energy += var;
         p->error += var * (double)skvi_distortion[m];
-        p->bytes += SKVI_CODE_BYTES(skvi_mode_half[m]);
+        p->bytes += SKVI_QUAD * SKVI_CODE_BYTES(skvi_mode_half[m]);
     }
-    p->coded = s->D - p->n[0];
     p->bytes += SKVI_SCALE_BYTES(p->coded);
 }
 
@@ -4395,14 +4995,19 @@ SKVDEF skv_result skv_profile_load(skv_profile **out, const void *data, size_t b
 #define SKVI_P SKV_PAGE_TOKENS
 #define SKVI_ROWS 64u               /* most (query, head) rows of one attention tile */
 #define SKVI_SLAB 64u               /* channels that are expanded at a time */
+#define SKVI_WHOLE(D) (((size_t)(D) + 7) & ~(size_t)7)      /* whole pairs of quads */
 
 typedef struct skvi_lane {
-    float *xt, *u;                  /* encode: [D][64], [D][64] */
+    float *xt, *u;                  /* encode: [D][64], [whole D][64] */
     skvi_search *search;            /* encode */
     float *x, *ut;                  /* decode: [64][D], [64][D] */
-    float *q, *ql, *s, *ol, *oo;    /* attend: [tile_rows] times d, D, 64, D, dv */
-    float *tile;                    /* attend: [max(SLAB, d, dv)][64] */
-    float *wave, *coef;             /* attend, turned means: [d][64], [tile_rows][d] */
+    float *q, *ql, *s, *ol, *oo;    /* attend: [tile_rows] times d, whole D, 64, whole D, dv */
+    float *tile;                    /* attend: [max(d, dv)][64] */
+    signed char *levels;            /* of a slab: [SLAB / 8][16][2][16] */
+    signed char *gang;              /* attend: queries or weights of GANG rows, as kernels want */
+    int32_t *acc;                   /* attend: [GANG][64] */
+    float *wave;                    /* attend, turned means: [d][64] */
+    float *still, *coef, *now;      /* [tile_rows][d], [tile_rows][d], [d] */
     double *phase;                  /* [2 d]: of each pair, e^(i position f) and e^(i 64 f) */
 } skvi_lane;
 
@@ -4414,10 +5019,10 @@ typedef struct skvi_coder {
     uint32_t           *offset;     /* [n_streams] of the sub in its page */
     uint32_t           *allow;      /* [n_streams] outlier bytes per page */
     uint32_t           *least;      /* [n_layers] page bytes without outliers */
-    unsigned char      *cells;      /* [MAX_BITS + 1][512] */
     skvi_lane          *lane;
     uint32_t            n_lanes, max_groups;
     uint32_t            tile_rows;  /* of attention, at most ROWS; 0 in a codec */
+    int                 precise;    /* queries and weights of 14 bits everywhere */
     uint32_t            most_page;  /* largest page of any layer */
     uint16_t           *rows;       /* [2 max_groups][MAX_ROWS][max D]: outliers of this page */
     unsigned char      *row_token;  /* [2 max_groups][MAX_ROWS] */
@@ -4427,13 +5032,14 @@ typedef struct skvi_coder {
 
 static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, size_t rows)
 {
-    size_t f = sizeof(float), start, end, tall = d > SKVI_SLAB ? d : SKVI_SLAB;
+    size_t f = sizeof(float), start, end;
     skvi_lane tmp;
     if (!l) l = &tmp;
+    l->levels = (signed char *)skvi_take(a, SKVI_SLAB / 8, SKVI_PAIR_BYTES);
     (void)skvi_take(a, 0, 1);
     start = a->used;
     l->xt = (float *)skvi_take(a, D, SKVI_P * f);
-    l->u = (float *)skvi_take(a, D, SKVI_P * f);
+    l->u = (float *)skvi_take(a, SKVI_WHOLE(D), SKVI_P * f);
     l->search = (skvi_search *)skvi_take(a, 1, sizeof *l->search);
     l->x = l->xt;
     l->ut = l->u;
@@ -4441,13 +5047,17 @@ static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, si
     end = a->used;
     a->used = start;                /* attention reuses the same bytes */
     l->q = (float *)skvi_take(a, rows, d * f);
-    l->ql = (float *)skvi_take(a, rows, D * f);
+    l->ql = (float *)skvi_take(a, rows, SKVI_WHOLE(D) * f);
     l->s = (float *)skvi_take(a, rows, SKVI_P * f);
-    l->ol = (float *)skvi_take(a, rows, D * f);
+    l->ol = (float *)skvi_take(a, rows, SKVI_WHOLE(D) * f);
     l->oo = (float *)skvi_take(a, rows, d * f);
-    l->tile = (float *)skvi_take(a, tall, SKVI_P * f);
+    l->tile = (float *)skvi_take(a, d, SKVI_P * f);
+    l->gang = (signed char *)skvi_take(a, SKVI_GANG, SKVI_P * 4);
+    l->acc = (int32_t *)skvi_take(a, SKVI_GANG, SKVI_P * sizeof(int32_t));
     l->wave = (float *)skvi_take(a, d, SKVI_P * f);
+    l->still = (float *)skvi_take(a, rows, d * f);
     l->coef = (float *)skvi_take(a, rows, d * f);
+    l->now = (float *)skvi_take(a, d, f);
     l->phase = (double *)skvi_take(a, d, 2 * sizeof(double));
     if (a->used < end) a->used = end;
 }
@@ -4460,7 +5070,6 @@ static void skvi_coder_layout(skvi_arena *a, skvi_coder *c, const skv_model *m)
     c->offset = (uint32_t *)skvi_take(a, n_streams, sizeof(uint32_t));
     c->allow = (uint32_t *)skvi_take(a, n_streams, sizeof(uint32_t));
     c->least = (uint32_t *)skvi_take(a, m->n_layers, sizeof(uint32_t));
-    c->cells = (unsigned char *)skvi_take(a, n_streams ? SKV_MAX_BITS + 1u : 0, 512);
     c->rows = (uint16_t *)skvi_take(a, n_streams ? 2u * c->max_groups * SKVI_MAX_ROWS : 0,
                                     c->max_D * sizeof(uint16_t));
     c->row_token = (unsigned char *)skvi_take(a, 2u * c->max_groups, SKVI_MAX_ROWS);
@@ -4501,11 +5110,7 @@ static uint32_t skvi_layer_streams(const skv_profile *p, uint32_t layer)
 static void skvi_coder_index(skvi_coder *c, float share)
 {
     const skv_profile *p = c->profile;
-    uint32_t layer, i, w;
-    for (i = SKVI_TRELLIS_MODES; i < SKVI_MODES; i++) {         /* the scalar widths */
-        w = skvi_mode_half[i] / 2u;
-        skvi_cells(w, c->cells + w * 512);
-    }
+    uint32_t layer, i;
     for (layer = 0; layer < p->model.n_layers; layer++) {
         uint32_t at = SKVI_PAGE_HEADER;
         size_t most;
@@ -4542,11 +5147,19 @@ static uint32_t skvi_page_rms(const float *u, const unsigned char *use)
     return skvi_nearest_scale(count ? sqrtf(sum / (float)count) : 0);
 }
 
+/* The largest level at scale 1. Not every path gets there: what counts as reached when a scale is
+   chosen is less, by the KL of SmolLM2 (bench/results/hot-pages.md). */
+#define SKVI_REACHED 0.75f
+static float skvi_reach(uint32_t m)
+{
+    return skvi_codes[m].unit * (float)(1u << skvi_codes[m].bits) / 2;
+}
+
 /* Scale to start from: the root mean square, or above it where a few tokens lie so far out that
    cutting them off would cost more than a coarser scale does to all. */
 static uint32_t skvi_page_scale(const float *u, const unsigned char *use, uint32_t m)
 {
-    float reach = 1.3f * 128 * skvi_unit_of(skvi_mode_half[m]), best = -1;
+    float reach = SKVI_REACHED * skvi_reach(m), best = -1;
     uint32_t rms = skvi_page_rms(u, use), s, best_s = rms, t;
     for (s = rms; s <= rms + 12 && s < 269; s++) {
         float scale = skvi_scale(s), cost = 64 * skvi_distortion[m] * scale * scale;
@@ -4561,27 +5174,43 @@ static uint32_t skvi_page_scale(const float *u, const unsigned char *use, uint32
     return best_s;
 }
 
-/* Trellis codes of n <= LANES channels of the same h; scale[] comes as skvi_page_scale says, at
-   least low + 2, and leaves with what was taken: that or the step below, by the error of a free
+/* Squared error of the path found for a lane, at a scale. */
+static float skvi_search_error(const skvi_search *v, uint32_t lane, const float *u,
+                               const unsigned char *use, uint32_t h, uint32_t scale)
+{
+    const skvi_code *code = skvi_code_of(h);
+    float step = code->unit * skvi_scale(scale), sum = 0;
+    int lowest = -(1 << (code->bits - 1));
+    uint32_t i;
+    for (i = 0; i < SKVI_P; i++) {
+        float e = u[4 * (i % SKVI_STEPS) + i / SKVI_STEPS] -
+                  (float)(v->level[i & 1u][v->state[i][lane]] + lowest) * step;
+        sum += use[i] ? e * e : 0;
+    }
+    return sum;
+}
+
+/* Codes of n <= LANES channels of the same h, whole quads; scale[] comes as skvi_page_scale says,
+   at least low + 2, and leaves with what was taken: that or the step below, by the error of a free
    path (tails need not meet). Then comes the path whose tails meet, in the state where the free
-   path, which starts in mid-page, passes the page's end. */
-static void skvi_encode_trellis(const skvi_kernels *kern, skvi_search *v, const float *u,
-                                const unsigned char *use, uint32_t h, uint32_t n, uint32_t *scale,
-                                unsigned char *codes)
+   path, which starts half round the circle, passes the start. use[] in the order of positions. */
+static void skvi_encode_quads(const skvi_kernels *kern, skvi_search *v, const float *u,
+                              const unsigned char *use, uint32_t h, int kind, uint32_t n,
+                              uint32_t *scale, unsigned char *codes)
 {
     float least[SKVI_LANES];
     uint32_t l, down, best[SKVI_LANES];
-    int32_t cost[SKVI_LANES];
     unsigned char tail[SKVI_LANES];
     memset(v->x, 0, sizeof v->x);
     memset(tail, 0, sizeof tail);
     memset(least, 0, sizeof least);
     memset(best, 0, sizeof best);
+    skvi_search_levels(v, h);
     for (down = 0; down < 2; down++) {
         for (l = 0; l < n; l++) skvi_search_load(v, l, u + l * SKVI_P, h, scale[l] - down);
-        skvi_search_path(kern, v, use, h, SKVI_P / 2, NULL, cost);
+        skvi_search_path(kern, v, use, h, SKVI_P / 2, NULL);
         for (l = 0; l < n; l++) {
-            float step = skvi_scale(scale[l] - down), e = (float)cost[l] * step * step;
+            float e = skvi_search_error(v, l, u + l * SKVI_P, use, h, scale[l] - down);
             if (down && e >= least[l]) continue;
             least[l] = e;
             best[l] = scale[l] - down;
@@ -4589,98 +5218,81 @@ static void skvi_encode_trellis(const skvi_kernels *kern, skvi_search *v, const 
         }
     }
     for (l = 0; l < n; l++) skvi_search_load(v, l, u + l * SKVI_P, h, best[l]);
-    skvi_search_path(kern, v, use, h, 0, tail, NULL);
+    skvi_search_path(kern, v, use, h, 0, tail);
     for (l = 0; l < n; l++) {
         scale[l] = best[l];
-        skvi_search_pack(v, l, h, codes + l * SKVI_CODE_BYTES(h));
+        skvi_search_pack(v, l, h, kind, codes + l / SKVI_QUAD * 16 * h);
     }
-}
-
-/* Scalar codes of 5 to 8 bits of one channel. The best scale may lie far below the root mean
-   square: from above it down while the error falls. Returns the scale. */
-static uint32_t skvi_encode_scalar(const skvi_coder *c, const float *u, const unsigned char *use,
-                                   uint32_t width, uint32_t scale, uint32_t low,
-                                   unsigned char *codes)
-{
-    const unsigned char *cell = c->cells + width * 512;
-    unsigned char code[SKVI_P], found[SKVI_P];
-    float best = -1;
-    uint32_t t, s, best_s = scale, worse = 0;
-    memset(found, 0, sizeof found);
-    for (s = scale + 1; s >= low && worse < 3; s--) {
-        float step = skvi_scale(s) * skvi_unit[width], inv = 1 / step, e = 0;
-        for (t = 0; t < SKVI_P; t++) {
-            float diff;
-            code[t] = (unsigned char)skvi_quantise(cell, use[t] ? u[t] * inv : 0);
-            diff = u[t] - (float)skvi_level(width, code[t]) * step;
-            e += use[t] ? diff * diff : 0;
-        }
-        worse = best >= 0 && e >= best ? worse + 1 : 0;
-        if (!worse) {
-            best = e;
-            best_s = s;
-            memcpy(found, code, sizeof found);
-        }
-        if (!s) break;
-    }
-    skvi_pack(found, width, codes);
-    return best_s;
 }
 
 /* Scale 0 of a sub's nibbles: as low as the quietest channel asks for, unless the loudest one would
-   then not fit. Scalar channels come first and may want 5 steps below where they start. */
-static uint32_t skvi_sub_gain(const skvi_plan *plan, const float *u, const unsigned char *use)
+   then not fit. n channels of them are not there just to fill a quad. */
+static uint32_t skvi_sub_gain(const skvi_plan *plan, const float *u, const unsigned char *use,
+                              uint32_t n)
 {
     uint32_t ch, m = SKVI_MODES - 1, left = plan->n[m], most = 0, least = 255;
-    for (ch = 0; ch < plan->coded; ch++, left--) {
-        uint32_t e, below;
+    for (ch = 0; ch < n; ch++, left--) {
+        uint32_t e;
         while (!left) left = plan->n[--m];
         e = skvi_page_scale(u + ch * SKVI_P, use, m);
-        below = m >= SKVI_TRELLIS_MODES ? 5 : 2;
         most = e > most ? e : most;
-        if (e < least + below) least = e > below ? e - below : 0;
+        if (e < least + 2) least = e > 2 ? e - 2 : 0;
     }
     if (most > least + 14) least = most - 14;
     return least > 255 ? 255 : least;       /* it is a byte */
 }
 
+/* err[token] += var times the squared error of n channels' codes. */
+static void skvi_encode_error(const skvi_kernels *kern, signed char *levels, const float *u,
+                              const float *var, int kind, uint32_t h, uint32_t n,
+                              const uint32_t *scale, const unsigned char *codes, float *err)
+{
+    uint32_t i, step, l;
+    kern->expand(codes, h, kind, 0, (n + 3) / SKVI_QUAD, 0, levels);
+    for (i = 0; i < n; i++, u += SKVI_P) {
+        const signed char *level = levels + i / 8 * SKVI_PAIR_BYTES + i / 4 % 2 * 16;
+        float unit = skvi_code_of(h)->unit * skvi_scale(scale[i]);
+        for (step = 0; step < SKVI_STEPS; step++)
+            for (l = 0; l < 4; l++) {
+                float diff = u[4 * step + l] -
+                             (float)level[32 * step + skvi_quad_byte(kind, l, i % 4)] * unit;
+                err[4 * step + l] += var[i] * diff * diff;
+            }
+    }
+}
+
 /* One pass over all channels of a stream: the sub's scales and codes, and err per token. */
 static void skvi_encode_pass(const skvi_coder *c, const skvi_lane *lane, const skvi_stream *s,
-                             const skvi_plan *plan, const unsigned char *use, unsigned char *sub,
-                             float *err)
+                             const skvi_plan *plan, int kind, const unsigned char *use,
+                             unsigned char *sub, float *err)
 {
-    unsigned char *nibbles = sub + SKVI_SUB_HEADER;
+    unsigned char *nibbles = sub + SKVI_SUB_HEADER, in[SKVI_P];
     unsigned char *codes = nibbles + SKVI_SCALE_BYTES(plan->coded);
-    float value[SKVI_P];
-    uint32_t ch, m, i, n, t, h, scale[SKVI_LANES];
-    uint32_t low = skvi_sub_gain(plan, lane->u, use);
+    uint32_t ch, m, i, n, t, h, scale[SKVI_LANES], real = s->D;
+    uint32_t low = skvi_sub_gain(plan, lane->u, use, plan->coded < real ? plan->coded : real);
     sub[4] = (unsigned char)low;
     memset(nibbles, 0, SKVI_SCALE_BYTES(plan->coded));
     memset(err, 0, SKVI_P * sizeof(float));
+    for (i = 0; i < SKVI_P; i++) in[i] = use[4 * (i % SKVI_STEPS) + i / SKVI_STEPS];
     for (ch = 0, m = SKVI_MODES - 1; m; m--) {
         uint32_t end = ch + plan->n[m];
-        for (h = skvi_mode_half[m]; ch < end; ch += n) {
+        for (h = skvi_mode_half[m]; ch < end; ch += n, codes += n * SKVI_CODE_BYTES(h)) {
             const float *u = lane->u + ch * SKVI_P;
-            n = h > 8 ? 1 : end - ch < SKVI_LANES ? end - ch : SKVI_LANES;
+            n = end - ch < SKVI_LANES ? end - ch : SKVI_LANES;
             for (i = 0; i < n; i++) {
                 uint32_t e = skvi_page_scale(u + i * SKVI_P, use, m);
                 scale[i] = e < low + 2 ? low + 2 : e > low + 14 ? low + 14 : e;
             }
-            if (h <= 8) skvi_encode_trellis(c->kern, lane->search, u, use, h, n, scale,
-                                            codes);
-            else scale[0] = skvi_encode_scalar(c, u, use, h / 2, scale[0], low, codes);
-            for (i = 0; i < n; i++, codes += SKVI_CODE_BYTES(h)) {
+            skvi_encode_quads(c->kern, lane->search, u, in, h, kind, n, scale, codes);
+            for (i = 0; i < n; i++) {
                 unsigned char *at = nibbles + (ch + i) / 2;
                 *at = (unsigned char)(*at | (scale[i] - low) << 4 * ((ch + i) & 1u));
-                c->kern->expand(codes, h, skvi_unit_of(h) * skvi_scale(scale[i]), value);
-                for (t = 0; t < SKVI_P; t++) {
-                    float diff = u[i * SKVI_P + t] - value[t];
-                    err[t] += s->var[ch + i] * diff * diff;
-                }
             }
+            skvi_encode_error(c->kern, lane->levels, u, s->var + ch, kind, h,
+                              ch + n < real ? n : real - ch, scale, codes, err);
         }
     }
-    for (; ch < s->D; ch++)
+    for (; ch < real; ch++)
         for (t = 0; t < SKVI_P; t++)
             err[t] += s->var[ch] * lane->u[ch * SKVI_P + t] * lane->u[ch * SKVI_P + t];
 }
@@ -4698,7 +5310,7 @@ static void skvi_foresee(const skvi_stream *s, const skvi_plan *plan, const floa
         while (!left) left = plan->n[--m];
         scale = m ? skvi_scale(skvi_page_scale(x, use, m)) : 0;
         base = skvi_distortion[m] * scale * scale;
-        reach = m ? 128 * skvi_unit_of(skvi_mode_half[m]) * scale : 0;
+        reach = m ? skvi_reach(m) * scale : 0;
         for (t = 0; t < SKVI_P; t++) {
             float beyond = fabsf(x[t]) - reach;
             err[t] += s->var[ch] * (base + (beyond > 0 ? beyond * beyond : 0));
@@ -4787,7 +5399,7 @@ static void skvi_encode_stream(const skvi_encode_job *j, const skvi_lane *lane, 
     if (room > SKVI_MAX_ROWS) room = SKVI_MAX_ROWS;
     c->n_rows[local] = 0;
     memset(lane->xt, 0, s->D * SKVI_P * sizeof(float));
-    memset(lane->u, 0, s->D * SKVI_P * sizeof(float));
+    memset(lane->u, 0, SKVI_WHOLE(s->D) * SKVI_P * sizeof(float));
     for (t = 0; t < SKVI_P; t++) use[t] = t < j->n;
     for (t = 0; t < j->n; t++) {
         if (s->turn) skvi_wave(&p->turn[j->layer], (double)j->first + (double)t, wave);
@@ -4805,7 +5417,7 @@ static void skvi_encode_stream(const skvi_encode_job *j, const skvi_lane *lane, 
         skvi_foresee(s, plan, lane->u, use, err);
         if (!skvi_pick_outliers(c, plan, s->D, local, room, err, use)) break;
     }
-    skvi_encode_pass(c, lane, s, plan, use, sub, err);
+    skvi_encode_pass(c, lane, s, plan, kind, use, sub, err);
     skvi_store_rows(c, s, local, lane->u, err);
     for (t = 0; t < j->n; t++) {
         sum += (double)err[t];
@@ -4865,34 +5477,13 @@ static const unsigned char *skvi_next_row(const skvi_coder *c, const unsigned ch
     return NULL;
 }
 
-/* Levels of channels first .. first+n-1 of a sub, times scale, into out[n][64]. Only the slab's
-   start is searched; n at most SLAB. */
-static void skvi_expand_slab(const skvi_coder *c, const skvi_plan *plan, const unsigned char *sub,
-                             uint32_t first, uint32_t n, float *out)
-{
-    const unsigned char *nibbles = sub + SKVI_SUB_HEADER;
-    const unsigned char *codes = nibbles + SKVI_SCALE_BYTES(plan->coded);
-    uint32_t m = SKVI_MODES - 1, before = 0, ch;
-    for (; before + plan->n[m] <= first; m--) {
-        before += plan->n[m];
-        codes += plan->n[m] * SKVI_CODE_BYTES(skvi_mode_half[m]);
-    }
-    codes += (first - before) * SKVI_CODE_BYTES(skvi_mode_half[m]);
-    for (ch = first; ch < first + n; ch++) {
-        uint32_t h, e = sub[4] + ((uint32_t)nibbles[ch / 2] >> 4 * (ch & 1u) & 15u);
-        while (ch >= before + plan->n[m]) before += plan->n[m--];
-        h = skvi_mode_half[m];
-        c->kern->expand(codes, h, skvi_unit_of(h) * skvi_scale(e), out + (ch - first) * SKVI_P);
-        codes += SKVI_CODE_BYTES(h);
-    }
-}
-
 /* One stream of one page. */
 typedef struct skvi_sub {
     const skvi_stream   *stream;
     const skvi_plan     *plan;
     const unsigned char *bytes;
     uint32_t             local;     /* its number in the layer */
+    int                  kind;
 } skvi_sub;
 
 static skvi_sub skvi_sub_at(const skvi_coder *c, uint32_t layer, size_t index,
@@ -4903,7 +5494,62 @@ static skvi_sub skvi_sub_at(const skvi_coder *c, uint32_t layer, size_t index,
     s.plan = &c->plan[index];
     s.bytes = page + c->offset[index];
     s.local = (uint32_t)index - c->profile->first[layer];
+    s.kind = s.local >= skvi_layer_streams(c->profile, layer) / 2;
     return s;
+}
+
+/* Up to SLAB channels of a sub that are all wide or all narrow, expanded. */
+typedef struct skvi_slab {
+    uint32_t ch, n;                 /* from which channel on, how many, whole quads */
+    int      wide;
+    uint32_t bits[SKVI_SLAB / SKVI_QUAD];   /* of a quad's levels */
+    float    unit[SKVI_SLAB / SKVI_QUAD];
+    float    zero[SKVI_SLAB / SKVI_QUAD];   /* what was added to levels */
+    float    step[SKVI_SLAB];       /* factors; 0 up to whole pairs */
+} skvi_slab;
+
+/* The slab from channel ch on. */
+static void skvi_slab_load(const skvi_coder *c, const skvi_sub *at, uint32_t ch,
+                           signed char *levels, skvi_slab *b)
+{
+    const skvi_plan *plan = at->plan;
+    const unsigned char *nibbles = at->bytes + SKVI_SUB_HEADER;
+    const unsigned char *codes = nibbles + SKVI_SCALE_BYTES(plan->coded);
+    uint32_t m = SKVI_MODES - 1, end = plan->n[m], i, n, h, quads;
+    for (; end <= ch; end += plan->n[--m]) codes += plan->n[m] * SKVI_CODE_BYTES(skvi_mode_half[m]);
+    codes += (plan->n[m] - (end - ch)) * SKVI_CODE_BYTES(skvi_mode_half[m]);
+    b->ch = ch;
+    b->n = 0;
+    b->wide = c->precise || skvi_mode_half[m] > SKVI_NARROW;
+    for (; ch < plan->coded && b->n < SKVI_SLAB; ch += n, b->n += n) {
+        const skvi_code *code;
+        int bias;
+        while (end <= ch) end += plan->n[--m];
+        h = skvi_mode_half[m];
+        if ((c->precise || h > SKVI_NARROW) != b->wide) break;
+        code = &skvi_codes[m];
+        n = end - ch < SKVI_SLAB - b->n ? end - ch : SKVI_SLAB - b->n;
+        bias = at->kind == 0 && !b->wide && c->kern->unsigned_keys ? 1 << (code->bits - 1) : 0;
+        c->kern->expand(codes, h, at->kind, bias, n / SKVI_QUAD, b->n / SKVI_QUAD, levels);
+        for (i = b->n / SKVI_QUAD; i < (b->n + n) / SKVI_QUAD; i++) {
+            b->bits[i] = code->bits;
+            b->unit[i] = code->unit;
+            b->zero[i] = (float)bias;
+        }
+        codes += n * SKVI_CODE_BYTES(h);
+    }
+    quads = b->n / SKVI_QUAD;
+    for (i = 0; quads & 1u && i < SKVI_STEPS; i++)      /* nothing beside a lone last quad */
+        memset(levels + quads / 2 * SKVI_PAIR_BYTES + 32 * i + 16, 0, 16);
+    if (quads & 1u) b->unit[quads] = b->zero[quads] = 0;
+    c->kern->steps(nibbles + b->ch / 2, b->n, at->bytes[4], b->unit, b->step);
+}
+
+/* Level of channel i of a slab. */
+static int skvi_slab_level(const signed char *levels, int kind, uint32_t i, uint32_t token)
+{
+    return levels[i / 8 * SKVI_PAIR_BYTES + token / 4 * 32 + i / 4 % 2 * 16 +
+                  skvi_quad_byte(kind, token % 4, i % 4)];
 }
 
 /* Rows of one stream of a page, tokens [0, n): x[n][D] with the mean. */
@@ -4913,14 +5559,17 @@ static void skvi_decode_stream(const skvi_coder *c, const skvi_lane *lane, uint3
     const skvi_sub at = skvi_sub_at(c, layer, index, page);
     const skvi_stream *s = at.stream;
     const unsigned char *row = NULL;
-    uint32_t ch, t, i, m;
-    float slab[SKVI_SLAB * SKVI_P], wave[SKV_MAX_HEAD_DIM];
+    uint32_t ch, t, i;
+    float wave[SKV_MAX_HEAD_DIM];
+    skvi_slab slab;
     memset(lane->ut, 0, SKVI_P * s->D * sizeof(float));
-    for (ch = 0; ch < at.plan->coded; ch += m) {
-        m = at.plan->coded - ch < SKVI_SLAB ? at.plan->coded - ch : SKVI_SLAB;
-        skvi_expand_slab(c, at.plan, at.bytes, ch, m, slab);
-        for (i = 0; i < m; i++)
-            for (t = 0; t < n; t++) lane->ut[t * s->D + ch + i] = slab[i * SKVI_P + t];
+    for (ch = 0; ch < at.plan->coded; ch += slab.n) {
+        skvi_slab_load(c, &at, ch, lane->levels, &slab);
+        for (t = 0; t < n; t++)
+            for (i = 0; i < slab.n && ch + i < s->D; i++) {
+                int level = skvi_slab_level(lane->levels, at.kind, i, t) - (int)slab.zero[i / 4];
+                lane->ut[t * s->D + ch + i] = (float)level * slab.step[i];
+            }
     }
     while ((row = skvi_next_row(c, page, layer, at.local, row, &t)) != NULL)
         for (i = 0; i < s->D; i++)
@@ -5269,11 +5918,13 @@ static skv_result skvi_cache_prepare(const skv_cache_desc *d, skv_cache *c, cons
     if (r != SKV_OK) return r;
     if (!d->max_tokens || d->max_tokens > (1u << 30)) return SKV_ERR_ARG;
     if (d->exact_bits && d->exact_bits != 16 && d->exact_bits != 32) return SKV_ERR_ARG;
+    if (d->attend_bits && d->attend_bits != 8 && d->attend_bits != 14) return SKV_ERR_ARG;
     c->max_tokens = d->max_tokens;
     c->sinks = skvi_or(d->sinks, 4);
     c->window = skvi_or(d->window, 64);
     c->max_append = d->max_append ? d->max_append : 64;
     c->exact_bits = d->exact_bits ? d->exact_bits : 16;
+    c->coder.precise = d->attend_bits == 14;
     if (c->sinks > c->max_tokens) c->sinks = c->max_tokens;
     if (c->window > c->max_tokens) c->window = c->max_tokens;
     if (c->max_append > c->max_tokens) c->max_append = c->max_tokens;
@@ -5688,10 +6339,13 @@ SKVDEF skv_result skv_reconstruct(skv_cache *c, uint32_t layer, size_t first, si
    Attention of a tile of at most 16 rows (query, head) of one head group over all tokens. For a
    token in a page, x = mean + D u: the score is q.mean + q'.u with q' = D^T q, in whitened latents,
    plus q.R(t) turn where keys turn; values gather in the latent too and are turned back once.
-   Bound: |q.(x - x^)| <= |q'/sd| e, e the page's largest residual |z - z^| (Cauchy-Schwarz). */
+   Bound: |q.(x - x^)| <= |q'/sd| e, e the page's largest residual |z - z^| (Cauchy-Schwarz), and
+   half a unit of the rounded queries times the largest levels. */
 typedef struct skvi_atile {
     size_t   n, pos[SKVI_ROWS], head[SKVI_ROWS], query[SKVI_ROWS];  /* rows by rising head */
     float    top[SKVI_ROWS], sum[SKVI_ROWS], paged[SKVI_ROWS];  /* running softmax, page share */
+    float    rounded[SKVI_ROWS];    /* most that whole-number queries change this page's scores */
+    float    mass[SKVI_ROWS];       /* weights of the block at hand, summed */
     float    qmean[SKVI_ROWS], qnorm[SKVI_ROWS];
     size_t   first_pos, last_pos;   /* of the rows */
     float    bound;
@@ -5713,6 +6367,18 @@ static const skvi_stream *skvi_attend_stream(const skvi_attend_job *j, int kind,
     return skvi_stream_at(j->c->coder.profile, j->layer, kind, g);
 }
 
+/* q.R(t) turn = sum over pairs of cos(t f) dot + sin(t f) cross: the dots of one row, then the
+   crosses, [2 pairs]. */
+static void skvi_still_row(const skvi_turn *r, const float *turn, const float *q, float *still)
+{
+    size_t p, apart = skvi_turn_apart(r);
+    for (p = 0; p < r->pairs; p++) {
+        size_t i = skvi_turn_at(r, p);
+        still[p] = q[i] * turn[i] + q[i + apart] * turn[i + apart];
+        still[r->pairs + p] = q[i + apart] * turn[i] - q[i] * turn[i + apart];
+    }
+}
+
 /* q rows of the tile, scaled, and their latents. */
 static void skvi_tile_queries(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
                               size_t g)
@@ -5720,25 +6386,41 @@ static void skvi_tile_queries(const skvi_attend_job *j, const skvi_lane *lane, s
     const skv_cache *c = j->c;
     const skv_layer *l = &c->layers[j->layer];
     const skvi_stream *s;
-    size_t r, i, d = l->head_dim, group = l->n_q_heads / l->n_kv_heads;
+    size_t r, i, d = l->head_dim, group = l->n_q_heads / l->n_kv_heads, whole;
     for (r = 0; r < t->n; r++) {
         skvi_load(&j->q, t->query[r], t->head[r], lane->q + r * d);
         for (i = 0; i < d; i++) lane->q[r * d + i] *= l->scale;
     }
     if (!c->cl[j->layer].n_pages) return;
     s = skvi_attend_stream(j, 0, g);
+    whole = SKVI_WHOLE(s->D);
     for (r = 0; r < t->n; r++) {
         size_t slice = (t->head[r] / group - g * c->coder.profile->head_group) * d;
         const float *q = lane->q + r * d;
         float norm = 0;
+        memset(lane->ql + r * whole, 0, whole * sizeof(float));
         for (i = 0; i < s->D; i++) {
             float x = c->coder.kern->dot(q, s->dec + i * s->D + slice, d);
-            lane->ql[r * s->D + i] = x;
+            lane->ql[r * whole + i] = x;
             norm += x * x / s->var[i];
+        }
+        if (s->turn) {
+            const skvi_turn *turn = &c->coder.profile->turn[j->layer];
+            skvi_still_row(turn, s->turn + slice, q, lane->still + r * 2 * turn->pairs);
         }
         t->qmean[r] = c->coder.kern->dot(q, s->mean + slice, d);
         t->qnorm[r] = sqrtf(norm);
     }
+}
+
+/* Soft cap and masks of n scores from position first on; what is not there becomes -infinity. */
+static void skvi_mask(const skv_layer *l, size_t position, float *s, size_t first, size_t n)
+{
+    size_t i, w = l->sliding_window, end = position + 1, begin = w && end > w ? end - w : 0;
+    for (i = 0; l->softcap > 0 && i < n; i++) s[i] = l->softcap * tanhf(s[i] / l->softcap);
+    for (i = 0; first < begin && i < n && i < begin - first; i++) s[i] = -INFINITY;
+    for (i = end > first ? end - first : 0; i < SKVI_P; i++) s[i] = -INFINITY;
+    for (i = n; i < SKVI_P; i++) s[i] = -INFINITY;
 }
 
 /* Softmax step over n tokens from position first: soft cap, masks, running maximum; scores become
@@ -5747,31 +6429,27 @@ static void skvi_softmax(const skvi_attend_job *j, const skvi_lane *lane, skvi_a
                          size_t first, size_t n, size_t D)
 {
     const skv_layer *l = &j->c->layers[j->layer];
-    size_t r, i, dv = l->head_dim_v, w = l->sliding_window;
+    const skvi_kernels *kern = j->c->coder.kern;
+    size_t r, i, dv = l->head_dim_v;
     for (r = 0; r < t->n; r++) {
-        float *s = lane->s + r * SKVI_P, top = t->top[r], sum = 0, keep;
-        size_t begin = w && t->pos[r] + 1 > w ? t->pos[r] + 1 - w : 0, end = t->pos[r] + 1;
-        for (i = 0; i < n; i++) {
-            if (l->softcap > 0) s[i] = l->softcap * tanhf(s[i] / l->softcap);
-            if (first + i < begin || first + i >= end) s[i] = -INFINITY;
-            else if (s[i] > top) top = s[i];
-        }
+        float *s = lane->s + r * SKVI_P, top, keep;
+        skvi_mask(l, t->pos[r], s, first, n);
+        top = kern->top(s);
+        if (top < t->top[r]) top = t->top[r];
+        t->mass[r] = 0;
         if (top == -INFINITY) {
-            for (i = 0; i < n; i++) s[i] = 0;
+            memset(s, 0, SKVI_P * sizeof(float));
             continue;
         }
-        keep = expf(t->top[r] - top);
-        for (i = 0; i < n; i++) {
-            s[i] = expf(s[i] - top);
-            sum += s[i];
-        }
+        keep = top > t->top[r] ? expf(t->top[r] - top) : 1;
+        t->mass[r] = kern->exps(s, top);
+        t->sum[r] = t->sum[r] * keep + t->mass[r];
         if (keep < 1) {
-            float *oo = lane->oo + r * dv, *ol = lane->ol + r * D;
+            float *oo = lane->oo + r * dv, *ol = lane->ol + r * SKVI_WHOLE(D);
             for (i = 0; i < dv; i++) oo[i] *= keep;
             for (i = 0; i < D; i++) ol[i] *= keep;
             t->paged[r] *= keep;
         }
-        t->sum[r] = t->sum[r] * keep + sum;
         t->top[r] = top;
     }
 }
@@ -5797,10 +6475,9 @@ static void skvi_exact_block(const skvi_attend_job *j, const skvi_lane *lane, sk
         r = skvi_same_head(t, r0, group);
         for (i = 0; i < n; i++) {
             skvi_exact_load(c, j->layer, 0, t->head[r0] / group, (uint32_t)(first + i), row);
-            for (x = 0; x < d; x++) lane->tile[x * SKVI_P + i] = row[x];
+            for (x = r0; x < r; x++)
+                lane->s[x * SKVI_P + i] = c->coder.kern->dot(lane->q + x * d, row, d);
         }
-        c->coder.kern->gemm(r - r0, n, d, lane->q + r0 * d, d, lane->tile, SKVI_P,
-                            lane->s + r0 * SKVI_P, SKVI_P);
     }
     if (j->scores) return;
     skvi_softmax(j, lane, t, first, n, D);
@@ -5853,21 +6530,20 @@ static void skvi_wave_move(const skvi_turn *r, const skvi_lane *lane, skvi_atile
         double *z = lane->phase + 4 * p, x = z[0], f = (double)position * (double)r->freq[p];
         z[0] = next ? x * z[2] - z[1] * z[3] : cos(f);
         z[1] = next ? x * z[3] + z[1] * z[2] : sin(f);
+        lane->now[p] = (float)z[0];
+        lane->now[r->pairs + p] = (float)z[1];
     }
 }
 
-/* q.R(position + i) turn = sum over pairs of cos(i f) a.b + sin(i f) a x b: a, b the pair of
-   R(position) turn and of q. The coefficients of one row, [2 pairs]. */
-static void skvi_wave_row(const skvi_turn *r, const double *phase, const float *turn,
-                          const float *q, float *coef)
+/* skvi_still_row's sum at position + i, as factors of cos(i f) and sin(i f). */
+static void skvi_wave_row(size_t pairs, const float *SKVI_RESTRICT now,
+                          const float *SKVI_RESTRICT still, float *SKVI_RESTRICT coef)
 {
-    size_t p, apart = skvi_turn_apart(r);
-    for (p = 0; p < r->pairs; p++, phase += 4) {
-        size_t i = skvi_turn_at(r, p);
-        float c = (float)phase[0], s = (float)phase[1];
-        float m = turn[i] * c - turn[i + apart] * s, n = turn[i] * s + turn[i + apart] * c;
-        coef[p] = q[i] * m + q[i + apart] * n;
-        coef[r->pairs + p] = q[i + apart] * m - q[i] * n;
+    size_t p;
+    for (p = 0; p < pairs; p++) {
+        float c = now[p], s = now[pairs + p], x = still[p], y = still[pairs + p];
+        coef[p] = c * x + s * y;
+        coef[pairs + p] = c * y - s * x;
     }
 }
 
@@ -5876,18 +6552,46 @@ static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, skvi
                            const skvi_stream *s, const unsigned char *page)
 {
     const skvi_coder *k = &j->c->coder;
-    const skv_layer *l = &j->c->layers[j->layer];
     const skvi_turn *turn = &k->profile->turn[j->layer];
-    size_t r, i, group = l->n_q_heads / l->n_kv_heads, d = l->head_dim, n = 2 * turn->pairs;
+    size_t r, i, n = 2 * turn->pairs;
     for (r = 0; r < t->n; r++)
         for (i = 0; i < SKVI_P; i++) lane->s[r * SKVI_P + i] = t->qmean[r];
     if (!s->turn) return;
     skvi_wave_move(turn, lane, t, skvi_get32(page + 8));
-    for (r = 0; r < t->n; r++) {
-        size_t slice = t->head[r] / group % k->profile->head_group * d;
-        skvi_wave_row(turn, lane->phase, s->turn + slice, lane->q + r * d, lane->coef + r * n);
-    }
+    for (r = 0; r < t->n; r++)
+        skvi_wave_row(turn->pairs, lane->now, lane->still + r * n, lane->coef + r * n);
     k->kern->gemm(t->n, SKVI_P, n, lane->coef, n, lane->wave, SKVI_P, lane->s, SKVI_P);
+}
+
+/* Rows r0 .. r0+rows-1 against a slab of keys: lane->s += unit (acc - offset). */
+static void skvi_slab_scores(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
+                             const skvi_slab *b, size_t whole, size_t r0, uint32_t rows)
+{
+    const skvi_kernels *kern = j->c->coder.kern;
+    uint32_t r, p, first, pairs = (b->n + 7) / 8;
+    float unit[SKVI_GANG], offset[SKVI_GANG], most = 0;
+    memset(lane->acc, 0, rows * SKVI_P * sizeof(int32_t));
+    for (r = 0; r < rows; r++)
+        unit[r] = kern->query(lane->ql + (r0 + r) * whole + b->ch, b->step, b->zero, b->n, b->wide,
+                              lane->gang + 32 * r, 32 * rows, &offset[r]);
+    if (b->wide) {
+        kern->score_wide(lane->levels, (const int16_t *)(const void *)lane->gang, pairs, rows,
+                         lane->acc);
+    } else {
+        for (first = p = 0; p < pairs; first = p) {     /* as many as fit in 16 bits */
+            uint32_t load = 0;
+            for (; p < pairs; p++) {
+                load += 8u >> (7 - b->bits[2 * p]);     /* bits fall along the channels */
+                if (load > 8) break;
+            }
+            kern->score(lane->levels + first * SKVI_PAIR_BYTES, lane->gang + first * 32 * rows,
+                        p - first, rows, lane->acc);
+        }
+    }
+    for (p = 0; p < b->n / SKVI_QUAD; p++) most += (float)(SKVI_QUAD << (b->bits[p] - 1));
+    for (r = 0; r < rows; r++) t->rounded[r0 + r] += 0.5f * most * unit[r];
+    for (r = 0; r < rows; r++)
+        kern->add_scores(lane->acc + r * SKVI_P, unit[r], offset[r], lane->s + (r0 + r) * SKVI_P);
 }
 
 /* Scores of one page into lane->s. */
@@ -5898,19 +6602,22 @@ static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
     const skvi_stream *s = skvi_attend_stream(j, 0, g);
     const skvi_sub at = skvi_sub_at(k, j->layer, (size_t)(s - k->profile->stream), page);
     const unsigned char *row = NULL;
-    size_t r, i, n_base = 0;
-    uint32_t ch, m, token;
+    size_t r, i, n_base = 0, whole = SKVI_WHOLE(s->D);
+    uint32_t ch, token;
     float base[SKVI_ROWS][SKVI_MAX_ROWS];   /* of the outlier tokens */
+    skvi_slab slab;
     skvi_page_base(j, lane, t, s, page);
+    memset(t->rounded, 0, t->n * sizeof(float));
     while ((row = skvi_next_row(k, page, j->layer, at.local, row, &token)) != NULL &&
            n_base < SKVI_MAX_ROWS) {
         for (r = 0; r < t->n; r++) base[r][n_base] = lane->s[r * SKVI_P + token];
         n_base++;
     }
-    for (ch = 0; ch < at.plan->coded; ch += m) {
-        m = at.plan->coded - ch < SKVI_SLAB ? at.plan->coded - ch : SKVI_SLAB;
-        skvi_expand_slab(k, at.plan, at.bytes, ch, m, lane->tile);
-        k->kern->gemm(t->n, SKVI_P, m, lane->ql + ch, s->D, lane->tile, SKVI_P, lane->s, SKVI_P);
+    for (ch = 0; ch < at.plan->coded; ch += slab.n) {
+        skvi_slab_load(k, &at, ch, lane->levels, &slab);
+        for (r = 0; r < t->n; r += SKVI_GANG)
+            skvi_slab_scores(j, lane, t, &slab, whole, r,
+                             (uint32_t)(t->n - r < SKVI_GANG ? t->n - r : SKVI_GANG));
     }
     for (row = NULL, n_base = 0;
          n_base < SKVI_MAX_ROWS &&
@@ -5918,13 +6625,36 @@ static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
         for (r = 0; r < t->n; r++) {
             float x = base[r][n_base];
             for (i = 0; i < s->D; i++)
-                x += lane->ql[r * s->D + i] * skvi_from_f16(skvi_get16(row + 2 + 2 * i));
+                x += lane->ql[r * whole + i] * skvi_from_f16(skvi_get16(row + 2 + 2 * i));
             lane->s[r * SKVI_P + token] = x;
         }
     for (r = 0; r < t->n; r++) {
-        float e = skvi_from_bf16(skvi_get16(at.bytes)) * t->qnorm[r];
+        float e = skvi_from_bf16(skvi_get16(at.bytes)) * t->qnorm[r] + t->rounded[r];
         if (e > t->bound) t->bound = e;
     }
+}
+
+/* Weights of rows r0 .. r0+rows-1 times a slab of values into lane->ol. */
+static void skvi_slab_values(const skvi_attend_job *j, const skvi_lane *lane, const skvi_slab *b,
+                             size_t whole, size_t r0, uint32_t rows, const float *unit)
+{
+    const skvi_kernels *kern = j->c->coder.kern;
+    const signed char *wide = lane->gang + SKVI_GANG * SKVI_P;
+    uint32_t r, pairs = (b->n + 7) / 8, p, n;
+    for (p = 0; p < pairs; p += n) {
+        const signed char *levels = lane->levels + p * SKVI_PAIR_BYTES;
+        for (n = 1; p + n < pairs && b->bits[2 * (p + n)] == b->bits[2 * p]; n++) continue;
+        if (b->wide)
+            kern->value_wide(levels, (const int16_t *)(const void *)wide, n, rows,
+                             lane->acc + p * rows * 8);
+        else
+            kern->value(levels, (const unsigned char *)lane->gang, n, 8u >> (b->bits[2 * p] - 4),
+                        rows, lane->acc + p * rows * 8);
+    }
+    for (r = 0; r < rows; r++)
+        kern->add_values(lane->acc + 8 * r, 8 * (size_t)rows, b->step,
+                         b->wide ? unit[r] / 64 : unit[r], b->n,
+                         lane->ol + (r0 + r) * whole + b->ch);
 }
 
 /* Gathers weights times latents of one page into lane->ol. */
@@ -5935,21 +6665,30 @@ static void skvi_page_values(const skvi_attend_job *j, const skvi_lane *lane, sk
     const skvi_stream *s = skvi_attend_stream(j, 1, g);
     const skvi_sub at = skvi_sub_at(k, j->layer, (size_t)(s - k->profile->stream), page);
     const unsigned char *row = NULL;
-    size_t r, i;
-    uint32_t ch, m, token;
-    for (r = 0; r < t->n; r++)
-        for (i = 0; i < SKVI_P; i++) t->paged[r] += lane->s[r * SKVI_P + i];
+    size_t r, r0, i, whole = SKVI_WHOLE(s->D);
+    uint32_t ch, token, rows;
+    skvi_slab slab;
+    for (r = 0; r < t->n; r++) t->paged[r] += t->mass[r];
     while ((row = skvi_next_row(k, page, j->layer, at.local, row, &token)) != NULL)
         for (r = 0; r < t->n; r++) {
-            float p = lane->s[r * SKVI_P + token], *ol = lane->ol + r * s->D;
+            float p = lane->s[r * SKVI_P + token], *ol = lane->ol + r * whole;
             for (i = 0; i < s->D; i++) ol[i] += p * skvi_from_f16(skvi_get16(row + 2 + 2 * i));
             lane->s[r * SKVI_P + token] = 0;
         }
-    for (ch = 0; ch < at.plan->coded; ch += m) {
-        m = at.plan->coded - ch < SKVI_SLAB ? at.plan->coded - ch : SKVI_SLAB;
-        skvi_expand_slab(k, at.plan, at.bytes, ch, m, lane->tile);
-        for (r = 0; r < t->n; r++)
-            k->kern->gather(lane->s + r * SKVI_P, lane->tile, m, lane->ol + r * s->D + ch);
+    for (ch = 0; ch < at.plan->coded; ch += slab.n) {
+        skvi_slab_load(k, &at, ch, lane->levels, &slab);
+        for (r0 = 0; r0 < t->n; r0 += rows) {
+            float unit[SKVI_GANG], most = 0;
+            rows = (uint32_t)(t->n - r0 < SKVI_GANG ? t->n - r0 : SKVI_GANG);
+            for (r = 0; r < rows; r++) {
+                signed char *wide = lane->gang + SKVI_GANG * SKVI_P + r * 2 * SKVI_P;
+                unit[r] = k->kern->weights(lane->s + (r0 + r) * SKVI_P,
+                                           (unsigned char *)lane->gang + r * SKVI_P,
+                                           slab.wide ? (int16_t *)(void *)wide : NULL);
+                most = unit[r] > most ? unit[r] : most;
+            }
+            if (most > 0) skvi_slab_values(j, lane, &slab, whole, r0, rows, unit);
+        }
     }
 }
 
@@ -5960,6 +6699,24 @@ static void skvi_copy_scores(const skvi_attend_job *j, const skvi_lane *lane, co
     for (r = 0; j->scores && r < t->n; r++)
         memcpy(j->scores + t->head[r] * j->c->cl[j->layer].total + first, lane->s + r * SKVI_P,
                n * sizeof(float));
+}
+
+/* Asks for the subs of one head group before they are needed: a page's are apart, so hardware does
+   not see them coming. */
+static void skvi_fetch_page(const skvi_attend_job *j, size_t g, const unsigned char *page)
+{
+#ifdef SKVI_PREFETCH
+    const skvi_coder *k = &j->c->coder;
+    int kind;
+    for (kind = 0; kind < 2; kind++) {
+        size_t index = (size_t)(skvi_attend_stream(j, kind, g) - k->profile->stream);
+        const unsigned char *at = page + k->offset[index], *end = at + k->plan[index].bytes;
+        for (; at < end; at += 64) SKVI_PREFETCH(at);
+    }
+    SKVI_PREFETCH(page);
+#else
+    (void)j, (void)g, (void)page;
+#endif
 }
 
 /* All tokens: sinks, pages, ring, in order of position. */
@@ -5981,8 +6738,10 @@ static void skvi_tile_walk(const skvi_attend_job *j, const skvi_lane *lane, skvi
         if (!paged) {
             skvi_exact_block(j, lane, t, pos, n, D);
         } else {
-            const unsigned char *page = l->page[(pos - c->sinks) / SKVI_P];
+            size_t i = (pos - c->sinks) / SKVI_P;
+            const unsigned char *page = l->page[i];
             if (!page) continue;
+            if (i + 1 < l->n_pages) skvi_fetch_page(j, g, l->page[i + 1]);
             skvi_page_scores(j, lane, t, g, page);
             if (!j->scores) {
                 skvi_softmax(j, lane, t, pos, n, D);
@@ -6023,7 +6782,8 @@ static void skvi_tile_finish(const skvi_attend_job *j, const skvi_lane *lane, co
         if (c->cl[j->layer].n_pages) {
             const skvi_stream *s = skvi_attend_stream(j, 1, g);
             size_t slice = (t->head[r] / group - g * c->coder.profile->head_group) * dv;
-            c->coder.kern->gemm(1, dv, D, lane->ol + r * D, D, s->dec + slice, s->D, oo, dv);
+            c->coder.kern->gemm(1, dv, D, lane->ol + r * SKVI_WHOLE(D), D, s->dec + slice, s->D, oo,
+                                dv);
             for (i = 0; i < dv; i++) oo[i] += t->paged[r] * s->mean[slice + i];
         }
         for (i = 0; i < dv; i++) oo[i] *= inv;
@@ -6060,7 +6820,7 @@ static void skvi_attend_task(void *arg, size_t g)
             if (t.pos[r] > t.last_pos) t.last_pos = t.pos[r];
         }
         memset(lane->oo, 0, t.n * l->head_dim_v * sizeof(float));
-        memset(lane->ol, 0, t.n * D * sizeof(float));
+        memset(lane->ol, 0, t.n * SKVI_WHOLE(D) * sizeof(float));
         skvi_tile_queries(j, lane, &t, g);
         skvi_tile_walk(j, lane, &t, g, D);
         if (!j->scores) skvi_tile_finish(j, lane, &t, g, D);
@@ -7056,6 +7816,7 @@ static skv_result skvi_report_cache(const skv_report_desc *desc, size_t n, skv_c
     d.sinks = desc->sinks;
     d.window = desc->window;
     d.exact_bits = desc->exact_bits;
+    d.attend_bits = desc->attend_bits;
     d.outliers = desc->outliers;
     d.allocator = desc->allocator;
     d.parallel = desc->parallel;

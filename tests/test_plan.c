@@ -46,9 +46,12 @@ static skv_codec *codec_of(const skv_profile *p, skv_target t)
 static void modes_of(const skvi_plan *plan, uint32_t D, uint32_t *mode)
 {
     uint32_t m, c = 0, n;
-    for (m = SKVI_MODES; m-- > 0;)
-        for (n = 0; n < plan->n[m] && c < D; n++) mode[c++] = m;
-    CHECK(c == D && plan->coded == D - plan->n[0]);
+    for (m = SKVI_MODES; m-- > 0;) {
+        CHECK(plan->n[m] % 4 == 0);
+        for (n = 0; n < plan->n[m]; n++, c++)           /* the last quad may go beyond D */
+            if (c < D) mode[c] = m;
+    }
+    CHECK(c == (D + 3) / 4 * 4 && plan->coded == c - plan->n[0]);
 }
 
 /* Bits of a mode per token, written out. */
@@ -242,8 +245,13 @@ static void check_no_exchange(const skv_codec *c)
         const skvi_stream *s = &p->stream[i];
         modes_of(&c->coder.plan[i], s->D, mode);
         for (ch = 0; ch < s->D; ch++) {
-            uint32_t m = mode[ch];
-            double var = s->var[ch], x;
+            uint32_t m = mode[ch], j;
+            double var = 0, x;
+            if (ch % 4) {                               /* a quad has one mode */
+                CHECK(m == mode[ch - 1]);
+                continue;
+            }
+            for (j = ch; j < s->D && j < ch + 4; j++) var += (double)s->var[j] / 4;
             if (m + 1 < SKVI_MODES) {
                 x = var * (double)(skvi_distortion[m] - skvi_distortion[m + 1]) / cost_of_step(m);
                 gain = x > gain ? x : gain;

@@ -1,6 +1,6 @@
-/* test_quant.c: number formats, scalar codebooks, bit packing, page scales, small kernels and the
- * heap (trellis codes: test_trellis.c), each against an independent formula or model. Private
- * functions are called directly. */
+/* test_quant.c: number formats, page scales, small kernels and the heap (trellis codes:
+ * test_trellis.c), each against an independent formula or model. Private functions are called
+ * directly. */
 #define SKV_STATIC      /* what a test does not use is not compiled */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
@@ -129,111 +129,6 @@ TEST(integers_are_little_endian)
     CHECK(skvi_crc32((const unsigned char *)"123456789", 9) == 0xCBF43926u);    /* check value */
 }
 
-/* --- codebooks -------------------------------------------------------------------------------- */
-
-TEST(levels_rise_and_mirror)
-{
-    uint32_t w, c, n;
-    for (w = 1; w <= SKV_MAX_BITS; w++) {
-        n = 1u << w;
-        for (c = 0; c + 1 < n; c++) CHECK(skvi_level(w, c) < skvi_level(w, c + 1));
-        for (c = w == 8; c < n; c++)    /* width 8 has a zero: code c mirrors 256 - c */
-            CHECK(skvi_level(w, c) == -skvi_level(w, w == 8 ? n - c : n - 1 - c));
-        CHECK(skvi_level(w, 0) >= -128 && skvi_level(w, n - 1) <= 127);
-        CHECK(w == 8 || skvi_level(w, n / 2) > 0);
-    }
-}
-
-/* Smallest distance from y to any level. */
-static double nearest_distance(uint32_t w, double y)
-{
-    double best = 1e300;
-    uint32_t c;
-    for (c = 0; c < 1u << w; c++) {
-        double e = fabs(y - skvi_level(w, c));
-        best = e < best ? e : best;
-    }
-    return best;
-}
-
-TEST(quantise_is_nearest)
-{
-    unsigned char cell[512];
-    volatile float not_a_number = NAN;          /* not folded by the compiler */
-    uint32_t w;
-    int i;
-    for (w = 1; w <= SKV_MAX_BITS; w++) {
-        skvi_cells(w, cell);
-        for (i = -140 * 16; i <= 140 * 16; i++) {       /* 2 y + 256 is exact on this grid */
-            float y = (float)i / 16;
-            uint32_t c = skvi_quantise(cell, y);
-            CHECK(c < 1u << w && fabs((double)y - skvi_level(w, c)) ==
-                  nearest_distance(w, (double)y));
-        }
-        for (i = 0; i < 2000; i++) {
-            float y = (float)(280 * test_uniform() - 140);
-            uint32_t c = skvi_quantise(cell, y);
-            CHECK(fabs((double)y - skvi_level(w, c)) <= nearest_distance(w, (double)y) + 4e-5);
-        }
-        CHECK(skvi_quantise(cell, INFINITY) == (1u << w) - 1 && skvi_quantise(cell, 1e30f) ==
-              (1u << w) - 1);
-        CHECK(skvi_quantise(cell, -INFINITY) == 0 && skvi_quantise(cell, -1e30f) == 0);
-        CHECK(skvi_quantise(cell, not_a_number) < 1u << w);  /* inf - inf */
-    }
-}
-
-/* Mean squared error on a unit normal by the midpoint rule over [-9, 9]. */
-static double normal_distortion(uint32_t w, double unit)
-{
-    unsigned char cell[512];
-    double sum = 0, step = 1e-3, x;
-    skvi_cells(w, cell);
-    for (x = -9 + step / 2; x < 9; x += step) {
-        double e = x - unit * skvi_level(w, skvi_quantise(cell, (float)(x / unit)));
-        sum += e * e * exp(-0.5 * x * x);
-    }
-    return sum * step / sqrt(6.283185307179586);
-}
-
-TEST(levels_are_lloyd_max)
-{
-    /* Lloyd-Max, J. Max 1960, table I (widths 1 to 5); 6: the same iteration */
-    static const double best[7] = {0, 0.3634, 0.1175, 0.03454, 0.009497, 0.002499, 0.000641};
-    uint32_t w;
-    for (w = 1; w <= SKV_MAX_BITS; w++) {
-        double u = (double)skvi_unit[w], d = normal_distortion(w, u);
-        if (w <= 6) CHECK(d >= best[w] * 0.999 && d < best[w] * 1.04);
-        else CHECK(d < best[6] / (w == 7 ? 2 : 7));     /* uniform: 2.1 and 7.3 times less */
-        CHECK(normal_distortion(w, u * 1.05) > d * 0.999 &&     /* the unit is about the best */
-              normal_distortion(w, u * 0.95) > d * 0.999);
-    }
-}
-
-TEST(codes_pack_and_expand)
-{
-    unsigned char codes[TOKENS], packed[TOKENS + 2];
-    float out[TOKENS];
-    uint32_t w, t, b;
-    int round;
-    for (w = 1; w <= SKV_MAX_BITS; w++)
-        for (round = 0; round < 8; round++) {
-            for (t = 0; t < TOKENS; t++)
-                codes[t] = (unsigned char)(test_u64() & ((1u << w) - 1));
-            memset(packed, 0xC3, sizeof packed);
-            skvi_pack(codes, w, packed);
-            CHECK(packed[8 * w] == 0xC3);                       /* 8 w bytes, no more */
-            for (t = 0; t < TOKENS; t++)                        /* bit b of code t: t w + b */
-                for (b = 0; b < w; b++) {
-                    uint32_t at = t * w + b;
-                    CHECK((packed[at / 8] >> (at % 8) & 1) == (codes[t] >> b & 1));
-                }
-            if (w < 5) continue;                /* in pages these widths are trellis codes */
-            skvi_expand_c(packed, 2 * w, 0.37f, out);
-            for (t = 0; t < TOKENS; t++)
-                CHECK(out[t] == (float)skvi_level(w, codes[t]) * 0.37f);
-        }
-}
-
 /* --- scales ----------------------------------------------------------------------------------- */
 
 TEST(scales_are_quarter_octaves)
@@ -283,6 +178,36 @@ TEST(small_kernels)
             CHECK_NEAR(skvi_kernels_c.dot(a, b, l), want, 1e-4);
         }
     }
+}
+
+/* Factors of n channels against the formula, in both kernels; zeros up to whole pairs, no more. */
+TEST(steps_are_scales_times_units)
+{
+    unsigned char nibbles[SKVI_SLAB / 2 + 7];
+    float unit[SKVI_SLAB / 4 + 1], out[2][SKVI_SLAB + 9];
+    uint32_t n, gain, i, shift, round = 0;
+    for (gain = 0; gain < 256; gain++)
+        for (n = 4; n <= SKVI_SLAB; n += 4, round++) {
+            shift = round % 4;
+            for (i = 0; i < sizeof nibbles; i++) nibbles[i] = (unsigned char)test_u64();
+            for (i = 0; i < n / 4; i++) unit[i] = (float)(0.02 + 0.3 * test_uniform());
+            unit[n / 4] = 0;
+            memset(out, 0x5A, sizeof out);
+            skvi_steps_c(nibbles + shift, n, gain, unit, out[0]);
+            for (i = 0; i < n; i++) {
+                uint32_t e = gain + (nibbles[shift + i / 2] >> (i % 2 ? 4 : 0) & 15u);
+                double want = pow(2, e / 4.0 - 32) * (double)unit[i / 4];
+                CHECK_NEAR(out[0][i], want, 2e-7 * want);
+                CHECK(out[0][i] == skvi_scale(e) * unit[i / 4]);
+            }
+            for (; i % 8; i++) CHECK(out[0][i] == 0 && !signbit(out[0][i]));
+            CHECK(skvi_bits(out[0][i]) == 0x5A5A5A5Au);
+#ifdef SKVI_LA_AVX2
+            if (!SKVI_LA_HAS_AVX2()) continue;
+            skvi_steps_avx2(nibbles + shift, n, gain, unit, out[1]);
+            CHECK(!memcmp(out[0], out[1], sizeof out[0]));
+#endif
+        }
 }
 
 TEST(arena_counts_and_refuses_overflow)
@@ -412,12 +337,9 @@ int main(int argc, char **argv)
     RUN(f16_is_ieee);
     RUN(bf16_is_rounded_float);
     RUN(integers_are_little_endian);
-    RUN(levels_rise_and_mirror);
-    RUN(quantise_is_nearest);
-    RUN(levels_are_lloyd_max);
-    RUN(codes_pack_and_expand);
     RUN(scales_are_quarter_octaves);
     RUN(small_kernels);
+    RUN(steps_are_scales_times_units);
     RUN(arena_counts_and_refuses_overflow);
     RUN(heap_against_a_model);
     RUN(heap_cost_is_exact);

@@ -30,6 +30,7 @@ static skv_report_desc describe(const skv_profile *p, float bpe)
     d.target.bpe = bpe;
     d.window = 32;
     d.max_queries = 7;
+    d.attend_bits = 14;
     return d;
 }
 
@@ -145,7 +146,7 @@ static void book_keep(book *b, const skv_report_desc *d, const skv_layer *l, uin
 
 static void close_to(double got, double want)
 {
-    CHECK_NEAR(got, want, 2e-3 * fabs(want) + 2e-5);        /* the cache attends in float */
+    CHECK_NEAR(got, want, 2e-3 * fabs(want) + 2e-5);        /* the cache attends in 14 bits */
 }
 
 static void agrees(const syn *s, uint32_t head_group, float bpe)
@@ -319,6 +320,7 @@ TEST(own_cache_and_parallel)
     c.profile = p;
     c.target.bpe = 2.5f;
     c.window = 32;
+    c.attend_bits = 14;
     c.max_tokens = TOKENS;
     CHECK(skv_cache_init(&e.cache, &c) == SKV_OK);
     CHECK(skv_append(e.cache, 0, &k, &v, 99) == SKV_OK);

@@ -351,7 +351,8 @@ static size_t check_cache(skv_cache *c, const skv_layer *l, const syn_data *x, s
     CHECK(skv_reconstruct(c, 0, 0, total, k, v) == SKV_OK);
     CHECK(skv_attend(c, 0, &q, n, &o, NULL) == SKV_OK);
     syn_attention(l, x->q + at, k, v, total, n, want, NULL);
-    CHECK_NEAR(syn_worst(out, want, n * nq * dv), 0, 1e-4 * largest(v, total * nk * dv));
+    /* queries and weights of 14 bits */
+    CHECK_NEAR(syn_worst(out, want, n * nq * dv), 0, 6e-4 * largest(v, total * nk * dv));
     CHECK(skv_scores(c, 0, &last, score) == SKV_OK);
     for (h = 0; h < nq; h++)
         for (j = 0; j < total; j++) {
@@ -361,7 +362,7 @@ static size_t check_cache(skv_cache *c, const skv_layer *l, const syn_data *x, s
                     fabs(s - (double)score[h * total + j]) : worst;
             size = fabs(s) > size ? fabs(s) : size;
         }
-    CHECK_NEAR(worst, 0, 2e-5 * (1 + size));
+    CHECK_NEAR(worst, 0, 1.5e-4 * (1 + size));
     CHECK(skv_cache_usage(c, &use) == SKV_OK && use.page_bytes > 0);
     free(k);
     free(v);
@@ -380,6 +381,7 @@ static skv_cache *cache_of(const skv_profile *p, uint32_t tokens, float bpe, uin
     d.max_tokens = tokens;
     d.max_append = max_append;
     d.exact_bits = 32;
+    d.attend_bits = 14;
     d.outliers = 0.1f;
     CHECK(skv_cache_init(&c, &d) == SKV_OK);
     if (!c) abort();
@@ -464,7 +466,7 @@ TEST(tiles_of_any_size_agree)
             skv_cache_free(c);
         }
         for (j = 1; j < 4; j++)
-            for (m = 0; m < n; m++) CHECK_NEAR(out[j][m], out[0][m], 2e-5);
+            for (m = 0; m < n; m++) CHECK_NEAR(out[j][m], out[0][m], 1e-4);
         for (j = 0; j < 4; j++) free(out[j]);
         skv_profile_free(p);
         syn_free(&x);
