@@ -3199,7 +3199,7 @@ SKVDEF skv_result skv_profiler_fit(const skv_profiler *p, const skv_target *fall
    a circle of 64 positions, each brings h / 2 new bits (odd h: one half more every second time),
    and the level follows from the newest 8 bits, the window, alone: A[low 4] + B[high 4 ^ low 4],
    two look-ups of 16 entries that any byte shuffle does. Odd h have one pair of tables for even
-   and one for odd positions. Encoding is a Viterbi search. tools/train_trellis.c made the tables.
+   and one for odd positions. Encoding is a Viterbi search. tools/train_trellis.c makes such tables.
 
    Position 16 l + s is token 4 s + l: four lanes l of 16 steps s, h bytes each, new bits above old
    ones in a byte stream. Byte i of lane l of channel b is byte 16 i + 4 l + b of the quad for keys,

@@ -195,7 +195,7 @@ TEST(steps_are_scales_times_units)
             memset(out, 0x5A, sizeof out);
             skvi_steps_c(nibbles + shift, n, gain, unit, out[0]);
             for (i = 0; i < n; i++) {
-                uint32_t e = gain + (nibbles[shift + i / 2] >> (i % 2 ? 4 : 0) & 15u);
+                uint32_t e = gain + ((uint32_t)nibbles[shift + i / 2] >> (i % 2 ? 4 : 0) & 15u);
                 double want = pow(2, e / 4.0 - 32) * (double)unit[i / 4];
                 CHECK_NEAR(out[0][i], want, 2e-7 * want);
                 CHECK(out[0][i] == skvi_scale(e) * unit[i / 4]);
