@@ -14,8 +14,8 @@
  * Steps 2 and 3 choose on one sample, the error printed is that on another, which chose nothing.
  * One thread, random numbers from integers: the same compiler and libm give the same tables.
  *
- * h = 12, 14 and 16 are constructed: so many bits are new that the window is next to a uniform
- * quantizer; its oldest 4 bits - h / 2 + 4 choose the offset.
+ * h = 12, 14 and 16 are constructed: the newest h / 2 bits of the window pick one of 2^(h / 2)
+ * evenly spaced levels, the other 8 - h / 2 shift them all by a fraction of their distance.
  */
 #include <math.h>
 #include <stdint.h>
@@ -23,8 +23,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOKENS = 64, STATES = 256, LANES = 8, PARTS = 16, KEEP = 6, LAST = 16 };
-enum { TRAIN = 1536, CHOOSE = 2048, TEST = 8192 };    /* pages of the samples, multiples of LANES */
+enum { TOKENS = 64, STATES = 256, LANES = 8, PARTS = 16, KEEP = 6, MOVES = 48, LAST = 16 };
+enum { TRAIN = 8192, CHOOSE = 2048, TEST = 8192 };    /* pages of the samples, multiples of LANES */
 
 typedef struct code {
     double unit, part[2][2][PARTS];     /* of even and odd tokens: A, B; unit 1 off the grid */
@@ -220,7 +220,7 @@ static void start(code *a, int h)
             double *x = a->part[p][k];
             for (i = 0; i < PARTS; i++) {       /* inserts i at a random place before */
                 j = below(i + 1);
-                x[i] = x[j];
+                if (j < i) x[i] = x[j];
                 x[j] = share > 0.35 ? normal() * 0.7 : quantile((i + 0.5) / PARTS) * width[k];
             }
         }
@@ -301,7 +301,7 @@ static double best_grid(code *a, int h)
     for (k = 0; k < 6; k++) {
         try = free;
         to_grid(&try, most * (1 - 0.06 * k) / (ldexp(1, bits - 1) - 0.5), bits);
-        measure(&try, h, train_set, TRAIN / 2, &seen);
+        measure(&try, h, train_set, TRAIN / 8, &seen);
         fit_unit(&try, h, &seen);
         error = measure(&try, h, choose_set, CHOOSE / 2, NULL);
         if (error < least) {
@@ -328,36 +328,45 @@ static void change(code *a, int h, double far)
     copy_even(a, h);
 }
 
-/* Simulated annealing on the grid, in stages of more pages, smaller moves and less heat. */
-static void anneal(code *a, int h, int moves)
+/* Some moves of simulated annealing on n pages. What is worse by a fraction f passes with
+ * probability exp(-f / heat). */
+static void walk(code *a, int h, float pages[][TOKENS], int n, double heat, double far)
 {
     static stats seen;
-    code best = *a, now, try;
-    double heat = 0.002, far = 0.1 / a->unit, error, last, least;
+    double last = measure(a, h, pages, n, NULL), error;
+    int i;
+    for (i = 0; i < MOVES; i++) {
+        code try = *a;
+        change(&try, h, far);
+        if (!fits(&try, grid_bits(h))) continue;
+        error = measure(&try, h, pages, n, &seen);
+        if (error > last * (1 - heat * log(uniform()))) continue;
+        fit_unit(&try, h, &seen);
+        *a = try;
+        last = error;
+    }
+}
+
+/* Annealing in stages of more pages, smaller moves and less heat. Every walk has other pages, so
+ * that a code cannot adapt to a sample; where it gets to is judged on one for all. */
+static void anneal(code *a, int h, int walks)
+{
+    code now;
+    double least = measure(a, h, choose_set, CHOOSE, NULL), error;
+    double heat = 0.002, far = 0.1 / a->unit;
     int stage, i, n;
-    for (stage = 0; stage < 3; stage++, heat /= 4, far /= 2, moves /= 3) {
-        n = CHOOSE >> (2 - stage);
-        now = best;
-        measure(&now, h, choose_set, n, &seen);
-        fit_unit(&now, h, &seen);
-        least = last = measure(&now, h, choose_set, n, NULL);
-        best = now;
-        for (i = 0; i < moves; i++) {
-            try = now;
-            change(&try, h, far);
-            if (!fits(&try, grid_bits(h))) continue;
-            error = measure(&try, h, choose_set, n, &seen);
-            if (error > last * (1 - heat * log(uniform()))) continue;
-            fit_unit(&try, h, &seen);
-            now = try;
-            last = error;
+    for (stage = 0; stage < 3; stage++, heat /= 4, far /= 2, walks = (walks + 1) / 2) {
+        n = 512 << stage;
+        now = *a;
+        for (i = 0; i < walks; i++) {
+            walk(&now, h, train_set + below((TRAIN - n) / LANES + 1) * LANES, n, heat, far);
+            error = measure(&now, h, choose_set, CHOOSE, NULL);
             if (error < least) {
                 least = error;
-                best = now;
+                *a = now;
             }
         }
     }
-    *a = best;
 }
 
 static void print_part(const char *before, const double *x, const char *after)
@@ -375,19 +384,17 @@ static void print_code(const code *a, int h)
     print_part("        {", a->part[0][0], ",");
     print_part("         ", a->part[0][1], "},");
     print_part("        {", a->part[1][0], ",");
-    print_part("         ", a->part[1][1], h < LAST ? "}}}," : "}}}}");
+    print_part("         ", a->part[1][1], h < LAST ? "}}}," : "}}}");
     fflush(stdout);
 }
 
-/* The bits of i, n of them, in opposite order. */
-static int reversed(int i, int n)
+/* The 4 bits of i in opposite order. */
+static int reversed(int i)
 {
-    int r = 0;
-    for (; n-- > 0; i >>= 1) r = 2 * r + (i & 1);
-    return r;
+    return (i & 1) << 3 | (i & 2) << 1 | (i & 4) >> 1 | (i & 8) >> 3;
 }
 
-/* h = 12, 14, 16: the newest bits pick one of 2^(h / 2) evenly spaced levels. */
+/* h = 12, 14, 16: see the top. Given w & 15, its xor with the newest 4 bits takes every value. */
 static void construct(code *a, int h)
 {
     int i;
@@ -397,10 +404,10 @@ static void construct(code *a, int h)
             a->part[0][1][i] = 16 * i - 120;
         } else if (h == 14) {
             a->part[0][0][i] = 32 * (i >> 1) + (i & 1) - 128;
-            a->part[0][1][i] = 2 * reversed(i, 4);
+            a->part[0][1][i] = 2 * reversed(i);
         } else {
             a->part[0][0][i] = 64 * (i >> 2) + (i & 3) - 128;
-            a->part[0][1][i] = 4 * reversed(i, 4);
+            a->part[0][1][i] = 4 * reversed(i);
         }
     }
     a->unit = h == 16 ? 0.024 : h == 14 ? 0.0232 : 0.0215;
@@ -421,7 +428,7 @@ static int keep(code *kept, double *error, int n, const code *a, double e)
     return n < KEEP ? n + 1 : n;
 }
 
-/* Steps 1 to 3 of above. A start that is far behind after six rounds is given up. */
+/* Steps 1 to 3 of the top. A start that is far behind after six rounds is given up. */
 static void train(code *a, int h, int starts)
 {
     code kept[KEEP], try;
@@ -438,15 +445,15 @@ static void train(code *a, int h, int starts)
         n = keep(kept, error, n, &try, e);
     }
     for (k = 0; k < n; k++) {
-        iterate(&kept[k], h, 30, TRAIN / 2);
-        iterate(&kept[k], h, 5, TRAIN);
+        iterate(&kept[k], h, 30, TRAIN / 16);
+        iterate(&kept[k], h, 5, TRAIN / 4);
         e = best_grid(&kept[k], h);
         if (e < least) {
             least = e;
             *a = kept[k];
         }
     }
-    anneal(a, h, 4 * starts);
+    anneal(a, h, starts / 8);
 }
 
 int main(int argc, char **argv)
