@@ -13,6 +13,7 @@
  *   3. The best is annealed: single entries move or swap, and what is worse passes less and less.
  * Steps 2 and 3 choose on one sample, the error printed is that on another, which chose nothing.
  * One thread, random numbers from integers: the same compiler and libm give the same tables.
+ * The rows of the header are the best of several runs, some annealed again from the row before.
  *
  * h = 12, 14 and 16 are constructed: the newest h / 2 bits of the window pick one of 2^(h / 2)
  * evenly spaced levels, the other 8 - h / 2 shift them all by a fraction of their distance.
