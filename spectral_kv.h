@@ -4481,7 +4481,7 @@ static uint32_t skvi_rank_of(const skv_profile *p, const skvi_plan *plan, uint32
     const skvi_stream *s = &p->stream[i];
     double sum = 0, part = 0;
     uint32_t c;
-    if (!rank95) return plan[i].coded;
+    if (!rank95) return plan[i].coded < s->D ? plan[i].coded : s->D;    /* without filling */
     for (c = 0; c < s->D; c++) sum += (double)s->var[c];
     for (c = 0; c < s->D; c++) {
         part += (double)s->var[c];
