@@ -310,7 +310,7 @@ TEST(no_exchange_of_bits_is_better)
         }
 }
 
-/* The plan's own figures, from its modes. A last quad that goes beyond D takes bytes like others. */
+/* The plan's own figures, from its modes. A last quad that goes beyond D has all its bytes. */
 static void check_sums(const skv_codec *c)
 {
     const skv_profile *p = c->coder.profile;
