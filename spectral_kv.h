@@ -3288,10 +3288,8 @@ static const float skvi_distortion[SKVI_MODES] = {
     0.000702f, 0.000187f, 0.0000559f
 };
 
-static const skvi_code *skvi_code_of(uint32_t h)
-{
-    return &skvi_codes[h <= SKVI_NARROW ? h : h / 2 + 4];
-}
+static uint32_t skvi_mode_of(uint32_t h) { return h <= SKVI_NARROW ? h : h / 2 + 4; }
+static const skvi_code *skvi_code_of(uint32_t h) { return &skvi_codes[skvi_mode_of(h)]; }
 
 static const signed char *skvi_code_part(uint32_t h, uint32_t step, uint32_t which)
 {
@@ -3306,6 +3304,9 @@ static int skvi_level(uint32_t h, uint32_t step, uint32_t window)
     return skvi_code_part(h, step, 0)[window & 15u] +
            skvi_code_part(h, step, 1)[(window >> 4) ^ (window & 15u)];
 }
+
+/* Token of a position of the circle. */
+static uint32_t skvi_token_of(uint32_t at) { return 4 * (at % SKVI_STEPS) + at / SKVI_STEPS; }
 
 /* Byte of a quad's 16 that holds lane l of channel b. */
 static uint32_t skvi_quad_byte(int kind, uint32_t lane, uint32_t b)
@@ -3458,7 +3459,7 @@ static void skvi_expand_avx2(const unsigned char *codes, uint32_t h, int kind, i
         skvi_expand_5_avx2, skvi_expand_6_avx2, skvi_expand_7_avx2, skvi_expand_8_avx2,
         skvi_expand_10_avx2, skvi_expand_12_avx2, skvi_expand_14_avx2, skvi_expand_16_avx2
     };
-    run[h <= SKVI_NARROW ? h : h / 2 + 4](codes, kind, bias, n, first, levels);
+    run[skvi_mode_of(h)](codes, kind, bias, n, first, levels);
 }
 
 /* Eight at a time: the quarter octave from a table, the octave as an exponent. Reads nibbles of a
@@ -3706,6 +3707,7 @@ static void skvi_search_low_avx2(const uint16_t *c, uint16_t *low, unsigned char
    as its levels ask: [pair][row][2][4 lanes][4 channels] for bytes, and [pair][row][2][2][4] for 16
    bits. Scores are acc[row][token], values acc[pair][row][8 channels]. */
 #define SKVI_GANG 4u
+#define SKVI_MAGIC 12582912.0f       /* 1.5 * 2^23: added and taken off, rounds to even */
 
 /* A query times the factors of n channels, to integers; n is padded with zeros to pairs, `stride`
    bytes apart; all 0 where no product is above 1e-34. Returns what one is worth; *offset is the sum
@@ -3723,7 +3725,7 @@ static float skvi_query_c(const float *q, const float *step, const float *zero, 
     inv = top > 1e-34f ? most / top : 0;
     for (i = 0; i < n; i += 8)
         for (b = 0; b < 8; b++) {
-            float x = i + b < n ? q[i + b] * step[i + b] * inv + 12582912.0f - 12582912.0f : 0;
+            float x = i + b < n ? q[i + b] * step[i + b] * inv + SKVI_MAGIC - SKVI_MAGIC : 0;
             unsigned char *at = (unsigned char *)out + i / 8 * stride;
             if (i + b < n) sum += x * zero[(i + b) / 4];
             for (j = 0; !wide && j < 4; j++)
@@ -3822,8 +3824,8 @@ static float skvi_exp_c(float x)
     float n, f, y;
     if (!(x > -87.0f)) return 0;
     x *= SKVI_LOG2E;
-    n = x + 12582912.0f;
-    f = x - (n - 12582912.0f);
+    n = x + SKVI_MAGIC;
+    f = x - (n - SKVI_MAGIC);
     y = f * 1.5403530e-4f + 1.3333558e-3f;
     y = y * f + 9.6181291e-3f;
     y = y * f + 5.5504109e-2f;
@@ -3858,13 +3860,13 @@ static float skvi_weights_c(const float *s, unsigned char *p, int16_t *wide)
     inv = 254.0f / top;
     for (i = 0; i < SKV_PAGE_TOKENS; i += 8)
         for (l = 0; l < 8; l++) {
-            float x = s[i + l] * inv + carry[l], n = x + 12582912.0f - 12582912.0f;
+            float x = s[i + l] * inv + carry[l], n = x + SKVI_MAGIC - SKVI_MAGIC;
             carry[l] = x - n;
             p[i + l] = (unsigned char)n;
         }
     inv *= 64;
     for (i = 0; wide && i < SKV_PAGE_TOKENS; i++)
-        wide[i] = (int16_t)(s[i] * inv + 12582912.0f - 12582912.0f);
+        wide[i] = (int16_t)(s[i] * inv + SKVI_MAGIC - SKVI_MAGIC);
     return top / 254.0f;
 }
 
@@ -3907,6 +3909,15 @@ static float skvi_query_avx2(const float *q, const float *step, const float *zer
     return top / range;
 }
 
+/* Calls f(rows, ...) with a constant, so that its loops over rows unroll. */
+#define SKVI_BY_ROWS(f, rows, ...)                                                                \
+    do {                                                                                          \
+        if ((rows) == 4) f(4, __VA_ARGS__);                                                       \
+        else if ((rows) == 3) f(3, __VA_ARGS__);                                                  \
+        else if ((rows) == 2) f(2, __VA_ARGS__);                                                  \
+        else f(1, __VA_ARGS__);                                                                   \
+    } while (0)
+
 /* Two steps: sums of 8 channels for 8 tokens onto acc. */
 __attribute__((target("avx2"), always_inline))
 static inline void skvi_score_add_avx2(int32_t *acc, __m256i a, __m256i b)
@@ -3918,8 +3929,8 @@ static inline void skvi_score_add_avx2(int32_t *acc, __m256i a, __m256i b)
 
 /* Sums in 16 bits: the caller sees to it that these pairs cannot overflow. */
 __attribute__((target("avx2"), always_inline))
-static inline void skvi_score_rows_avx2(const signed char *levels, const signed char *q,
-                                        uint32_t pairs, const uint32_t rows, int32_t *acc)
+static inline void skvi_score_rows_avx2(const uint32_t rows, const signed char *levels,
+                                        const signed char *q, uint32_t pairs, int32_t *acc)
 {
     const __m256i one = _mm256_set1_epi16(1);
     uint32_t i, p, r;
@@ -3946,10 +3957,7 @@ __attribute__((target("avx2")))
 static void skvi_score_avx2(const signed char *levels, const signed char *q, uint32_t pairs,
                             uint32_t rows, int32_t *acc)
 {
-    if (rows == 4) skvi_score_rows_avx2(levels, q, pairs, 4, acc);
-    else if (rows == 3) skvi_score_rows_avx2(levels, q, pairs, 3, acc);
-    else if (rows == 2) skvi_score_rows_avx2(levels, q, pairs, 2, acc);
-    else skvi_score_rows_avx2(levels, q, pairs, 1, acc);
+    SKVI_BY_ROWS(skvi_score_rows_avx2, rows, levels, q, pairs, acc);
 }
 
 /* 16 levels as 16-bit numbers. */
@@ -3960,8 +3968,8 @@ static inline __m256i skvi_widen_avx2(const signed char *levels)
 }
 
 __attribute__((target("avx2"), always_inline))
-static inline void skvi_score_wide_rows_avx2(const signed char *levels, const int16_t *q,
-                                             uint32_t pairs, const uint32_t rows, int32_t *acc)
+static inline void skvi_score_wide_rows_avx2(const uint32_t rows, const signed char *levels,
+                                             const int16_t *q, uint32_t pairs, int32_t *acc)
 {
     uint32_t i, p, r, k;
     for (i = 0; i < SKVI_STEPS; i += 2) {
@@ -3993,16 +4001,13 @@ __attribute__((target("avx2")))
 static void skvi_score_wide_avx2(const signed char *levels, const int16_t *q, uint32_t pairs,
                                  uint32_t rows, int32_t *acc)
 {
-    if (rows == 4) skvi_score_wide_rows_avx2(levels, q, pairs, 4, acc);
-    else if (rows == 3) skvi_score_wide_rows_avx2(levels, q, pairs, 3, acc);
-    else if (rows == 2) skvi_score_wide_rows_avx2(levels, q, pairs, 2, acc);
-    else skvi_score_wide_rows_avx2(levels, q, pairs, 1, acc);
+    SKVI_BY_ROWS(skvi_score_wide_rows_avx2, rows, levels, q, pairs, acc);
 }
 
 /* Sums of `every` steps fit in 16 bits. */
 __attribute__((target("avx2"), always_inline))
-static inline void skvi_value_rows_avx2(const signed char *levels, const unsigned char *w,
-                                        uint32_t pairs, uint32_t every, const uint32_t rows,
+static inline void skvi_value_rows_avx2(const uint32_t rows, const signed char *levels,
+                                        const unsigned char *w, uint32_t pairs, uint32_t every,
                                         int32_t *acc)
 {
     const __m256i one = _mm256_set1_epi16(1);
@@ -4033,10 +4038,7 @@ __attribute__((target("avx2")))
 static void skvi_value_avx2(const signed char *levels, const unsigned char *w, uint32_t pairs,
                             uint32_t every, uint32_t rows, int32_t *acc)
 {
-    if (rows == 4) skvi_value_rows_avx2(levels, w, pairs, every, 4, acc);
-    else if (rows == 3) skvi_value_rows_avx2(levels, w, pairs, every, 3, acc);
-    else if (rows == 2) skvi_value_rows_avx2(levels, w, pairs, every, 2, acc);
-    else skvi_value_rows_avx2(levels, w, pairs, every, 1, acc);
+    SKVI_BY_ROWS(skvi_value_rows_avx2, rows, levels, w, pairs, every, acc);
 }
 
 __attribute__((target("avx2")))
@@ -4107,7 +4109,7 @@ static float skvi_exps_avx2(float *s, float top)
     SKVI_UNFUSED
     static const float part[6] = {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f,
                                   6.9314718e-1f, 1.0f};
-    const __m256 magic = _mm256_set1_ps(12582912.0f);
+    const __m256 magic = _mm256_set1_ps(SKVI_MAGIC);
     __m256 sum = _mm256_setzero_ps();
     uint32_t i, k;
     for (i = 0; i < SKV_PAGE_TOKENS; i += 8) {
@@ -4134,7 +4136,7 @@ static float skvi_weights_avx2(const float *s, unsigned char *p, int16_t *wide)
 {
     SKVI_UNFUSED
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    const __m256 magic = _mm256_set1_ps(12582912.0f);
+    const __m256 magic = _mm256_set1_ps(SKVI_MAGIC);
     __m256 carry = _mm256_setzero_ps(), inv;
     __m256i v[8];
     float top = skvi_top_avx2(s);
@@ -4289,7 +4291,7 @@ static void skvi_search_load(skvi_search *v, uint32_t lane, const float *u, uint
     float most = parts * (float)((1 << (code->bits - 1)) + SKVI_BEYOND);
     uint32_t i;
     for (i = 0; i < SKV_PAGE_TOKENS; i++) {
-        float x = u[4 * (i % SKVI_STEPS) + i / SKVI_STEPS] * inv;
+        float x = u[skvi_token_of(i)] * inv;
         x = x > -most ? x < most ? x : most : -most;            /* NaN: the left */
         v->x[i][lane] = (int16_t)(fine.mult * (int32_t)(x + (x < 0 ? -0.5f : 0.5f)));
     }
@@ -5004,7 +5006,9 @@ typedef struct skvi_lane {
     float *q, *ql, *s, *ol, *oo;    /* attend: [tile_rows] times d, whole D, 64, whole D, dv */
     float *tile;                    /* attend: [max(d, dv)][64] */
     signed char *levels;            /* of a slab: [SLAB / 8][16][2][16] */
-    signed char *gang;              /* attend: queries or weights of GANG rows, as kernels want */
+    signed char *gang;              /* attend: queries of GANG rows as kernels want them */
+    unsigned char *weight;          /* attend: [tile_rows][64] */
+    int16_t *weight_wide;           /* likewise */
     int32_t *acc;                   /* attend: [GANG][64] */
     float *wave;                    /* attend, turned means: [d][64] */
     float *still, *coef, *now;      /* [tile_rows][d], [tile_rows][d], [d] */
@@ -5053,6 +5057,8 @@ static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, si
     l->oo = (float *)skvi_take(a, rows, d * f);
     l->tile = (float *)skvi_take(a, d, SKVI_P * f);
     l->gang = (signed char *)skvi_take(a, SKVI_GANG, SKVI_P * 4);
+    l->weight = (unsigned char *)skvi_take(a, rows, SKVI_P);
+    l->weight_wide = (int16_t *)skvi_take(a, rows, SKVI_P * sizeof(int16_t));
     l->acc = (int32_t *)skvi_take(a, SKVI_GANG, SKVI_P * sizeof(int32_t));
     l->wave = (float *)skvi_take(a, d, SKVI_P * f);
     l->still = (float *)skvi_take(a, rows, d * f);
@@ -5183,7 +5189,7 @@ static float skvi_search_error(const skvi_search *v, uint32_t lane, const float 
     int lowest = -(1 << (code->bits - 1));
     uint32_t i;
     for (i = 0; i < SKVI_P; i++) {
-        float e = u[4 * (i % SKVI_STEPS) + i / SKVI_STEPS] -
+        float e = u[skvi_token_of(i)] -
                   (float)(v->level[i & 1u][v->state[i][lane]] + lowest) * step;
         sum += use[i] ? e * e : 0;
     }
@@ -5273,7 +5279,7 @@ static void skvi_encode_pass(const skvi_coder *c, const skvi_lane *lane, const s
     sub[4] = (unsigned char)low;
     memset(nibbles, 0, SKVI_SCALE_BYTES(plan->coded));
     memset(err, 0, SKVI_P * sizeof(float));
-    for (i = 0; i < SKVI_P; i++) in[i] = use[4 * (i % SKVI_STEPS) + i / SKVI_STEPS];
+    for (i = 0; i < SKVI_P; i++) in[i] = use[skvi_token_of(i)];
     for (ch = 0, m = SKVI_MODES - 1; m; m--) {
         uint32_t end = ch + plan->n[m];
         for (h = skvi_mode_half[m]; ch < end; ch += n, codes += n * SKVI_CODE_BYTES(h)) {
@@ -5508,6 +5514,16 @@ typedef struct skvi_slab {
     float    step[SKVI_SLAB];       /* factors; 0 up to whole pairs */
 } skvi_slab;
 
+static int skvi_is_wide(const skvi_coder *c, uint32_t h) { return c->precise || h > SKVI_NARROW; }
+
+/* Whether any of a sub's channels is: rich ones come first. */
+static int skvi_has_wide(const skvi_coder *c, const skvi_plan *plan)
+{
+    uint32_t m = SKVI_MODES - 1;
+    while (m && !plan->n[m]) m--;
+    return skvi_is_wide(c, skvi_mode_half[m]);
+}
+
 /* The slab from channel ch on. */
 static void skvi_slab_load(const skvi_coder *c, const skvi_sub *at, uint32_t ch,
                            signed char *levels, skvi_slab *b)
@@ -5520,13 +5536,13 @@ static void skvi_slab_load(const skvi_coder *c, const skvi_sub *at, uint32_t ch,
     codes += (plan->n[m] - (end - ch)) * SKVI_CODE_BYTES(skvi_mode_half[m]);
     b->ch = ch;
     b->n = 0;
-    b->wide = c->precise || skvi_mode_half[m] > SKVI_NARROW;
+    b->wide = skvi_is_wide(c, skvi_mode_half[m]);
     for (; ch < plan->coded && b->n < SKVI_SLAB; ch += n, b->n += n) {
         const skvi_code *code;
         int bias;
         while (end <= ch) end += plan->n[--m];
         h = skvi_mode_half[m];
-        if ((c->precise || h > SKVI_NARROW) != b->wide) break;
+        if (skvi_is_wide(c, h) != b->wide) break;
         code = &skvi_codes[m];
         n = end - ch < SKVI_SLAB - b->n ? end - ch : SKVI_SLAB - b->n;
         bias = at->kind == 0 && !b->wide && c->kern->unsigned_keys ? 1 << (code->bits - 1) : 0;
@@ -6398,7 +6414,7 @@ static void skvi_tile_queries(const skvi_attend_job *j, const skvi_lane *lane, s
         size_t slice = (t->head[r] / group - g * c->coder.profile->head_group) * d;
         const float *q = lane->q + r * d;
         float norm = 0;
-        memset(lane->ql + r * whole, 0, whole * sizeof(float));
+        for (i = s->D; i < whole; i++) lane->ql[r * whole + i] = 0;
         for (i = 0; i < s->D; i++) {
             float x = c->coder.kern->dot(q, s->dec + i * s->D + slice, d);
             lane->ql[r * whole + i] = x;
@@ -6417,10 +6433,10 @@ static void skvi_tile_queries(const skvi_attend_job *j, const skvi_lane *lane, s
 static void skvi_mask(const skv_layer *l, size_t position, float *s, size_t first, size_t n)
 {
     size_t i, w = l->sliding_window, end = position + 1, begin = w && end > w ? end - w : 0;
-    for (i = 0; l->softcap > 0 && i < n; i++) s[i] = l->softcap * tanhf(s[i] / l->softcap);
-    for (i = 0; first < begin && i < n && i < begin - first; i++) s[i] = -INFINITY;
-    for (i = end > first ? end - first : 0; i < SKVI_P; i++) s[i] = -INFINITY;
-    for (i = n; i < SKVI_P; i++) s[i] = -INFINITY;
+    size_t seen = end < first ? 0 : end - first < n ? end - first : n;
+    for (i = 0; l->softcap > 0 && i < seen; i++) s[i] = l->softcap * tanhf(s[i] / l->softcap);
+    for (i = 0; i < seen && first + i < begin; i++) s[i] = -INFINITY;
+    for (i = seen; i < SKVI_P; i++) s[i] = -INFINITY;
 }
 
 /* Softmax step over n tokens from position first: soft cap, masks, running maximum; scores become
@@ -6639,17 +6655,16 @@ static void skvi_slab_values(const skvi_attend_job *j, const skvi_lane *lane, co
                              size_t whole, size_t r0, uint32_t rows, const float *unit)
 {
     const skvi_kernels *kern = j->c->coder.kern;
-    const signed char *wide = lane->gang + SKVI_GANG * SKVI_P;
     uint32_t r, pairs = (b->n + 7) / 8, p, n;
     for (p = 0; p < pairs; p += n) {
         const signed char *levels = lane->levels + p * SKVI_PAIR_BYTES;
         for (n = 1; p + n < pairs && b->bits[2 * (p + n)] == b->bits[2 * p]; n++) continue;
         if (b->wide)
-            kern->value_wide(levels, (const int16_t *)(const void *)wide, n, rows,
+            kern->value_wide(levels, lane->weight_wide + r0 * SKVI_P, n, rows,
                              lane->acc + p * rows * 8);
         else
-            kern->value(levels, (const unsigned char *)lane->gang, n, 8u >> (b->bits[2 * p] - 4),
-                        rows, lane->acc + p * rows * 8);
+            kern->value(levels, lane->weight + r0 * SKVI_P, n, 8u >> (b->bits[2 * p] - 4), rows,
+                        lane->acc + p * rows * 8);
     }
     for (r = 0; r < rows; r++)
         kern->add_values(lane->acc + 8 * r, 8 * (size_t)rows, b->step,
@@ -6665,8 +6680,10 @@ static void skvi_page_values(const skvi_attend_job *j, const skvi_lane *lane, sk
     const skvi_stream *s = skvi_attend_stream(j, 1, g);
     const skvi_sub at = skvi_sub_at(k, j->layer, (size_t)(s - k->profile->stream), page);
     const unsigned char *row = NULL;
-    size_t r, r0, i, whole = SKVI_WHOLE(s->D);
-    uint32_t ch, token, rows;
+    size_t r, i, whole = SKVI_WHOLE(s->D);
+    uint32_t ch, token;
+    int wide = skvi_has_wide(k, at.plan);
+    float unit[SKVI_ROWS], most = 0;
     skvi_slab slab;
     for (r = 0; r < t->n; r++) t->paged[r] += t->mass[r];
     while ((row = skvi_next_row(k, page, j->layer, at.local, row, &token)) != NULL)
@@ -6675,20 +6692,16 @@ static void skvi_page_values(const skvi_attend_job *j, const skvi_lane *lane, sk
             for (i = 0; i < s->D; i++) ol[i] += p * skvi_from_f16(skvi_get16(row + 2 + 2 * i));
             lane->s[r * SKVI_P + token] = 0;
         }
-    for (ch = 0; ch < at.plan->coded; ch += slab.n) {
+    for (r = 0; r < t->n; r++) {
+        unit[r] = k->kern->weights(lane->s + r * SKVI_P, lane->weight + r * SKVI_P,
+                                   wide ? lane->weight_wide + r * SKVI_P : NULL);
+        most = unit[r] > most ? unit[r] : most;
+    }
+    for (ch = 0; most > 0 && ch < at.plan->coded; ch += slab.n) {
         skvi_slab_load(k, &at, ch, lane->levels, &slab);
-        for (r0 = 0; r0 < t->n; r0 += rows) {
-            float unit[SKVI_GANG], most = 0;
-            rows = (uint32_t)(t->n - r0 < SKVI_GANG ? t->n - r0 : SKVI_GANG);
-            for (r = 0; r < rows; r++) {
-                signed char *wide = lane->gang + SKVI_GANG * SKVI_P + r * 2 * SKVI_P;
-                unit[r] = k->kern->weights(lane->s + (r0 + r) * SKVI_P,
-                                           (unsigned char *)lane->gang + r * SKVI_P,
-                                           slab.wide ? (int16_t *)(void *)wide : NULL);
-                most = unit[r] > most ? unit[r] : most;
-            }
-            if (most > 0) skvi_slab_values(j, lane, &slab, whole, r0, rows, unit);
-        }
+        for (r = 0; r < t->n; r += SKVI_GANG)
+            skvi_slab_values(j, lane, &slab, whole, r,
+                             (uint32_t)(t->n - r < SKVI_GANG ? t->n - r : SKVI_GANG), unit + r);
     }
 }
 

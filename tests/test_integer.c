@@ -9,8 +9,7 @@
 #define TOKENS SKV_PAGE_TOKENS
 #define GANG SKVI_GANG
 #define PAIRS (SKVI_SLAB / 8)
-#define NO_AVX2 "this processor has no AVX2"
-#define NOT_BUILT "built without AVX2 (gcc or clang for x86-64, and no SKV_NO_SIMD)"
+#define NO_AVX2 "this processor has no AVX2, or the build (gcc or clang for x86-64, no SKV_NO_SIMD)"
 
 /* --- tables of kernels -------------------------------------------------------------------- */
 
@@ -221,11 +220,11 @@ TEST(values_are_weighted_sums)
 
 TEST(sums_agree_bit_for_bit)
 {
-#ifdef SKVI_LA_AVX2
+    const skvi_kernels *other = table_at(1);
     job *j = &job_at_hand;
     uint32_t p, bits;
     int round, wide;
-    if (!SKVI_LA_HAS_AVX2()) SKIP(NO_AVX2);
+    if (!other) SKIP(NO_AVX2);
     for (round = 0; round < 800; round++) {
         wide = round % 2;
         j->rows = 1 + pick(GANG);
@@ -233,7 +232,7 @@ TEST(sums_agree_bit_for_bit)
         else job_pairs(j);
         job_fill(j, 0, wide, !wide, round % 16);
         job_score(j, &skvi_kernels_c, wide, j->acc[0]);
-        job_score(j, &skvi_kernels_avx2, wide, j->acc[1]);
+        job_score(j, other, wide, j->acc[1]);
         CHECK(!memcmp(j->acc[0], j->acc[1], sizeof j->acc[0]));
         bits = 4 + pick(4);
         j->every = 8u >> (bits - 4);
@@ -241,12 +240,9 @@ TEST(sums_agree_bit_for_bit)
         for (p = 0; p < j->pairs; p++) j->bits[p] = bits;
         job_fill(j, 1, wide, 0, round % 16);
         job_value(j, &skvi_kernels_c, wide, j->acc[0]);
-        job_value(j, &skvi_kernels_avx2, wide, j->acc[1]);
+        job_value(j, other, wide, j->acc[1]);
         CHECK(!memcmp(j->acc[0], j->acc[1], sizeof j->acc[0]));
     }
-#else
-    SKIP(NOT_BUILT);
-#endif
 }
 
 /* --- queries ------------------------------------------------------------------------------- */
@@ -359,20 +355,17 @@ TEST(tiny_queries_stay_finite)
 
 TEST(queries_agree_bit_for_bit)
 {
-#ifdef SKVI_LA_AVX2
+    const skvi_kernels *other = table_at(1);
     static ask a;
     int round;
-    if (!SKVI_LA_HAS_AVX2()) SKIP(NO_AVX2);
+    if (!other) SKIP(NO_AVX2);
     for (round = 0; round < 4000; round++) {
         ask_fill(&a);
         ask_run(&a, &skvi_kernels_c, 0);
-        ask_run(&a, &skvi_kernels_avx2, 1);
+        ask_run(&a, other, 1);
         CHECK(!memcmp(a.out[0], a.out[1], sizeof a.out[0]));
         CHECK(!memcmp(&a.unit[0], &a.unit[1], sizeof a.unit[0]) && a.offset[0] == a.offset[1]);
     }
-#else
-    SKIP(NOT_BUILT);
-#endif
 }
 
 /* --- sums back to floats ------------------------------------------------------------------- */
@@ -435,20 +428,17 @@ TEST(sums_are_added)
 
 TEST(additions_agree_bit_for_bit)
 {
-#ifdef SKVI_LA_AVX2
+    const skvi_kernels *other = table_at(1);
     static sums x;
     int round;
-    if (!SKVI_LA_HAS_AVX2()) SKIP(NO_AVX2);
+    if (!other) SKIP(NO_AVX2);
     for (round = 0; round < 2000; round++) {
         sums_fill(&x);
         sums_run(&x, &skvi_kernels_c, 0);
-        sums_run(&x, &skvi_kernels_avx2, 1);
+        sums_run(&x, other, 1);
         CHECK(!memcmp(x.s[0], x.s[1], sizeof x.s[0]));
         CHECK(!memcmp(x.out[0], x.out[1], sizeof x.out[0]));
     }
-#else
-    SKIP(NOT_BUILT);
-#endif
 }
 
 /* --- softmax ------------------------------------------------------------------------------- */
@@ -616,12 +606,12 @@ TEST(nothing_weighs_nothing)
 
 TEST(softmax_agrees_bit_for_bit)
 {
-#ifdef SKVI_LA_AVX2
+    const skvi_kernels *other = table_at(1);
     static weights w;
     static float s[2][TOKENS + 16];
     uint32_t shift;
     int round;
-    if (!SKVI_LA_HAS_AVX2()) SKIP(NO_AVX2);
+    if (!other) SKIP(NO_AVX2);
     for (round = 0; round < 4000; round++) {
         float top[2], sum[2];
         random_scores(s[0], TOKENS + 16);
@@ -631,21 +621,18 @@ TEST(softmax_agrees_bit_for_bit)
         memcpy(s[1], s[0], sizeof s[0]);
         shift = pick(16);
         top[0] = skvi_top_c(s[0] + shift);
-        top[1] = skvi_top_avx2(s[1] + shift);
+        top[1] = other->top(s[1] + shift);
         CHECK(top[0] == top[1]);
         sum[0] = skvi_exps_c(s[0] + shift, top[0]);
-        sum[1] = skvi_exps_avx2(s[1] + shift, top[0]);
+        sum[1] = other->exps(s[1] + shift, top[0]);
         CHECK(!memcmp(&sum[0], &sum[1], sizeof sum[0]) && !memcmp(s[0], s[1], sizeof s[0]));
         weights_fill(&w);
         weights_run(&w, &skvi_kernels_c, 0);
-        weights_run(&w, &skvi_kernels_avx2, 1);
+        weights_run(&w, other, 1);
         CHECK(!memcmp(&w.unit[0], &w.unit[1], sizeof w.unit[0]));
         CHECK(!memcmp(w.p[0], w.p[1], sizeof w.p[0]));
         CHECK(!memcmp(w.wide[0], w.wide[1], sizeof w.wide[0]));
     }
-#else
-    SKIP(NOT_BUILT);
-#endif
 }
 
 int main(int argc, char **argv)
