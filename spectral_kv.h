@@ -66,8 +66,8 @@
      In the API            >>result  >>tensor  >>memory  >>model  >>profiler  >>profile  >>codec
                            >>cache  >>attend  >>report  >>classic  >>cold  >>linalg
      In the implementation >>base  >>kernels  >>la  >>product  >>jacobi  >>eigh  >>svd  >>fit
-                           >>quant  >>search  >>integer  >>plan  >>summary  >>blob  >>page
-                           >>heap  >>ring  >>scores  >>turbo  >>report  >>cold
+                           >>quant  >>search  >>integer  >>turned  >>plan  >>summary  >>blob
+                           >>page  >>heap  >>ring  >>scores  >>turbo  >>report  >>cold
 
    SHAPES AND STRIDES
      Q is [n_tokens][n_q_heads][head_dim], K [n_tokens][n_kv_heads][head_dim], V and the output have
@@ -1195,6 +1195,12 @@ typedef struct skvi_kernels {
     float (*exps)(float *s, float top);
     float (*weights)(const float *s, unsigned char *p, int16_t *wide);
     int unsigned_keys;              /* score wants levels of keys from 0 on */
+    /* means that RoPE turns: see >>turned */
+    void (*wave_step)(double *phase, uint32_t whole, float *now);
+    float (*wave_coef)(const float *now, const float *still, const float *poly, uint32_t whole,
+                       uint32_t fast, float *work, int16_t *coef);
+    void (*wave_sum)(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t rows,
+                     const float *unit, const float *base, float *s);
     /* the encoder's search, in integers: see >>search */
     void (*search)(const struct skvi_trial *t);
     void (*low)(const uint16_t *c, uint16_t *low, unsigned char *state);
@@ -3380,16 +3386,28 @@ static inline __m256i skvi_nibble_avx2(const __m256i *x, const uint32_t at)
                            _mm256_and_si256(b, _mm256_andnot_si256(part, low)));
 }
 
-/* One pair of quads, h a caller's constant. */
+/* 16 lanes, half a byte later: what starts in x goes on in y. */
 __attribute__((target("avx2"), always_inline))
-static inline void skvi_expand_pair_avx2(const unsigned char *q0, const unsigned char *q1,
-                                         const uint32_t h, int kind, int bias, signed char *out)
+static inline __m128i skvi_later_avx2(__m128i x, __m128i y)
+{
+    const __m128i low = _mm_set1_epi8(15);
+    return _mm_or_si128(_mm_and_si128(_mm_srli_epi16(x, 4), low),
+                        _mm_andnot_si128(low, _mm_slli_epi16(y, 4)));
+}
+
+/* Two quads to o0 and o1; or one (q1, o1 unused), its second half of the steps beside its first.
+   h and two are constants of the caller. */
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_expand_two_avx2(const uint32_t h, const int two, const unsigned char *q0,
+                                        const unsigned char *q1, int kind, int bias,
+                                        signed char *o0, signed char *o1)
 {
     const signed char *p = skvi_code_of(h)->part[0][0];
-    const __m256i key = _mm256_setr_epi8(12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
-                                         12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11);
-    const __m256i value = _mm256_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14,
-                                           3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14);
+    const __m128i before =
+        kind ? _mm_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14)
+             : _mm_setr_epi8(12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11);
+    const uint32_t half = h / 2;
+    __m128i y[18];                  /* bytes of the lanes, the one before them first */
     __m256i x[17], a[2], b[2];
     uint32_t i;
     for (i = 0; i < 2; i++) {
@@ -3398,35 +3416,53 @@ static inline void skvi_expand_pair_avx2(const unsigned char *q0, const unsigned
         b[i] = _mm256_broadcastsi128_si256(SKVI_LOAD128(p + 32 * (i & h) + 16));
     }
     SKVI_UNROLL_16
-    for (i = 0; i < h; i++)
-        x[i + 1] = _mm256_inserti128_si256(_mm256_castsi128_si256(SKVI_LOAD128(q0 + 16 * i)),
-                                           SKVI_LOAD128(q1 + 16 * i), 1);
-    x[0] = _mm256_shuffle_epi8(x[h], kind ? value : key);
+    for (i = 0; i < h; i++) y[i + 1] = SKVI_LOAD128(q0 + 16 * i);
+    y[0] = _mm_shuffle_epi8(y[h], before);
+    if (two) {
+        SKVI_UNROLL_16
+        for (i = 0; i < h; i++)
+            x[i + 1] = _mm256_inserti128_si256(_mm256_castsi128_si256(y[i + 1]),
+                                               SKVI_LOAD128(q1 + 16 * i), 1);
+        x[0] = _mm256_inserti128_si256(
+            _mm256_castsi128_si256(y[0]),
+            _mm_shuffle_epi8(SKVI_LOAD128(q1 + 16 * (h - 1)), before), 1);
+    } else {
+        y[h + 1] = y[h];
+        SKVI_UNROLL_16
+        for (i = 0; i <= (h + 1) / 2; i++) {
+            __m128i late = h & 1u ? skvi_later_avx2(y[half + i], y[half + i + 1]) : y[half + i];
+            x[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(y[i]), late, 1);
+        }
+        o1 = o0 + SKVI_STEPS / 2 * 32;
+    }
     SKVI_UNROLL_16
     for (i = 0; i < SKVI_STEPS; i++) {
         const uint32_t end = ((i + 1) * h) >> 1;
-        __m256i lo = skvi_nibble_avx2(x, end), hi = skvi_nibble_avx2(x, end + 4);
+        __m256i lo, hi;
+        if (!two && i >= SKVI_STEPS / 2) break;
+        lo = skvi_nibble_avx2(x, end);
+        hi = skvi_nibble_avx2(x, end + 4);
         hi = _mm256_shuffle_epi8(b[i & 1u], _mm256_xor_si256(lo, hi));
-        lo = _mm256_shuffle_epi8(a[i & 1u], lo);
-        _mm256_storeu_si256((__m256i *)(out + 32 * i), _mm256_add_epi8(lo, hi));
+        lo = _mm256_add_epi8(_mm256_shuffle_epi8(a[i & 1u], lo), hi);
+        _mm_storeu_si128((__m128i *)(o0 + 32 * i), _mm256_castsi256_si128(lo));
+        _mm_storeu_si128((__m128i *)(o1 + 32 * i), _mm256_extracti128_si256(lo, 1));
     }
 }
 
-/* A run of quads of one h. A lone one goes through a pair of its own. */
+/* A run of quads of one h. */
 __attribute__((target("avx2"), always_inline))
 static inline void skvi_expand_run_avx2(const unsigned char *codes, const uint32_t h, int kind,
                                         int bias, uint32_t n, uint32_t first, signed char *levels)
 {
-    uint32_t i = first, step;
-    while (i < first + n) {
-        signed char pair[SKVI_PAIR_BYTES], *out = levels + i / 2 * SKVI_PAIR_BYTES;
-        int two = i % 2 == 0 && i + 1 < first + n;
-        skvi_expand_pair_avx2(codes, codes + (two ? 16 * h : 0), h, kind, bias, two ? out : pair);
-        for (step = 0; !two && step < SKVI_STEPS; step++)
-            _mm_storeu_si128((__m128i *)(out + 32 * step + i % 2 * 16),
-                             SKVI_LOAD128(pair + 32 * step));
-        i += two ? 2 : 1;
-        codes += two ? 32 * h : 16 * h;
+    uint32_t i = first, end = first + n;
+    signed char *o0, *o1;
+    for (; i < end; i += 2, codes += 32 * h) {
+        o0 = levels + i / 2 * SKVI_PAIR_BYTES + i % 2 * 16;
+        o1 = levels + (i + 1) / 2 * SKVI_PAIR_BYTES + (i + 1) % 2 * 16;
+        if (i + 1 < end)
+            skvi_expand_two_avx2(h, 1, codes, codes + 16 * h, kind, bias, o0, o1);
+        else
+            skvi_expand_two_avx2(h, 0, codes, NULL, kind, bias, o0, NULL);
     }
 }
 
@@ -4004,64 +4040,105 @@ static void skvi_score_wide_avx2(const signed char *levels, const int16_t *q, ui
     SKVI_BY_ROWS(skvi_score_wide_rows_avx2, rows, levels, q, pairs, acc);
 }
 
-/* Sums of `every` steps fit in 16 bits. */
+/* `both` pairs, one after the other or one alone; sums of `every` steps fit in 16 bits. */
 __attribute__((target("avx2"), always_inline))
-static inline void skvi_value_rows_avx2(const uint32_t rows, const signed char *levels,
-                                        const unsigned char *w, uint32_t pairs, uint32_t every,
-                                        int32_t *acc)
+static inline void skvi_value_pairs_avx2(const uint32_t rows, const uint32_t every,
+                                         const uint32_t both, const signed char *levels,
+                                         const unsigned char *w, int32_t *acc)
 {
     const __m256i one = _mm256_set1_epi16(1);
-    uint32_t p, r, i, e;
-    for (p = 0; p < pairs; p++, levels += SKVI_PAIR_BYTES, acc += 8 * rows) {
-        __m256i a[4], sum[4];
-        for (r = 0; r < rows; r++) sum[r] = _mm256_setzero_si256();
-        for (i = 0; i < SKVI_STEPS; i += every) {
-            for (r = 0; r < rows; r++) a[r] = _mm256_setzero_si256();
-            for (e = i; e < i + every; e++) {
-                __m256i x = SKVI_LOAD256(levels + 32 * e);
-                SKVI_LA_UNROLL
-                for (r = 0; r < rows; r++) {
-                    uint32_t four;
-                    memcpy(&four, w + r * SKV_PAGE_TOKENS + 4 * e, 4);
-                    a[r] = _mm256_add_epi16(a[r], _mm256_maddubs_epi16(
-                                                      _mm256_set1_epi32((int)four), x));
-                }
+    uint32_t r, i, e, k;
+    for (i = 0; i < SKVI_STEPS; i += every) {
+        __m256i a[4][2];
+        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
+        SKVI_LA_UNROLL
+        for (e = i; e < i + every; e++) {
+            __m256i x = SKVI_LOAD256(levels + 32 * e), y = x;
+            if (both == 2) y = SKVI_LOAD256(levels + SKVI_PAIR_BYTES + 32 * e);
+            SKVI_LA_UNROLL
+            for (r = 0; r < rows; r++) {
+                int32_t four;
+                __m256i z;
+                memcpy(&four, w + r * SKV_PAGE_TOKENS + 4 * e, 4);
+                z = _mm256_set1_epi32(four);
+                a[r][0] = _mm256_add_epi16(a[r][0], _mm256_maddubs_epi16(z, x));
+                if (both == 2) a[r][1] = _mm256_add_epi16(a[r][1], _mm256_maddubs_epi16(z, y));
             }
-            for (r = 0; r < rows; r++)
-                sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(a[r], one));
         }
-        for (r = 0; r < rows; r++) _mm256_storeu_si256((__m256i *)(acc + 8 * r), sum[r]);
+        for (k = 0; k < both; k++)
+            for (r = 0; r < rows; r++) {
+                __m256i sum = _mm256_madd_epi16(a[r][k], one);
+                int32_t *to = acc + 8 * (k * rows + r);
+                if (i) sum = _mm256_add_epi32(sum, SKVI_LOAD256(to));
+                _mm256_storeu_si256((__m256i *)to, sum);
+            }
     }
 }
 
-__attribute__((target("avx2")))
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_value_rows_avx2(const uint32_t rows, const uint32_t every,
+                                        const signed char *levels, const unsigned char *w,
+                                        uint32_t pairs, int32_t *acc)
+{
+    for (; pairs > 1; pairs -= 2, levels += 2 * SKVI_PAIR_BYTES, acc += 16 * rows)
+        skvi_value_pairs_avx2(rows, every, 2, levels, w, acc);
+    if (pairs) skvi_value_pairs_avx2(rows, every, 1, levels, w, acc);
+}
+
+#define SKVI_VALUE_OF(every) \
+    __attribute__((target("avx2"), noinline)) \
+    static void skvi_value_##every##_avx2(const signed char *levels, const unsigned char *w, \
+                                          uint32_t pairs, uint32_t rows, int32_t *acc) \
+    { \
+        SKVI_BY_ROWS(skvi_value_rows_avx2, rows, every, levels, w, pairs, acc); \
+    }
+SKVI_VALUE_OF(1)
+SKVI_VALUE_OF(2)
+SKVI_VALUE_OF(4)
+SKVI_VALUE_OF(8)
+
 static void skvi_value_avx2(const signed char *levels, const unsigned char *w, uint32_t pairs,
                             uint32_t every, uint32_t rows, int32_t *acc)
 {
-    SKVI_BY_ROWS(skvi_value_rows_avx2, rows, levels, w, pairs, every, acc);
+    if (every == 8) skvi_value_8_avx2(levels, w, pairs, rows, acc);
+    else if (every == 4) skvi_value_4_avx2(levels, w, pairs, rows, acc);
+    else if (every == 2) skvi_value_2_avx2(levels, w, pairs, rows, acc);
+    else skvi_value_1_avx2(levels, w, pairs, rows, acc);
+}
+
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_value_wide_rows_avx2(const uint32_t rows, const signed char *levels,
+                                             const int16_t *w, uint32_t pairs, int32_t *acc)
+{
+    uint32_t p, r, i;
+    for (p = 0; p < pairs; p++, levels += SKVI_PAIR_BYTES) {
+        __m256i a[4][2];
+        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
+        for (i = 0; i < SKVI_STEPS; i++) {
+            __m256i x = skvi_widen_avx2(levels + 32 * i);
+            __m256i y = skvi_widen_avx2(levels + 32 * i + 16);
+            SKVI_LA_UNROLL
+            for (r = 0; r < rows; r++) {
+                long long four;
+                __m256i z;
+                memcpy(&four, w + r * SKV_PAGE_TOKENS + 4 * i, 8);
+                z = _mm256_set1_epi64x(four);
+                a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(x, z));
+                a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(y, z));
+            }
+        }
+        for (r = 0; r < rows; r++, acc += 8) {
+            __m256i sum = _mm256_hadd_epi32(a[r][0], a[r][1]);
+            _mm256_storeu_si256((__m256i *)acc, _mm256_permute4x64_epi64(sum, 0xD8));
+        }
+    }
 }
 
 __attribute__((target("avx2")))
 static void skvi_value_wide_avx2(const signed char *levels, const int16_t *w, uint32_t pairs,
                                  uint32_t rows, int32_t *acc)
 {
-    uint32_t p, r, i;
-    for (p = 0; p < pairs; p++, levels += SKVI_PAIR_BYTES)
-        for (r = 0; r < rows; r++, acc += 8) {
-            const int16_t *weight = w + r * SKV_PAGE_TOKENS;
-            __m256i a = _mm256_setzero_si256(), b = a;
-            for (i = 0; i < SKVI_STEPS; i++) {
-                uint64_t four;
-                __m256i z;
-                memcpy(&four, weight + 4 * i, 8);
-                z = _mm256_set1_epi64x((long long)four);
-                a = _mm256_add_epi32(a, _mm256_madd_epi16(skvi_widen_avx2(levels + 32 * i), z));
-                b = _mm256_add_epi32(b,
-                                     _mm256_madd_epi16(skvi_widen_avx2(levels + 32 * i + 16), z));
-            }
-            a = _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xD8);
-            _mm256_storeu_si256((__m256i *)acc, a);
-        }
+    SKVI_BY_ROWS(skvi_value_wide_rows_avx2, rows, levels, w, pairs, acc);
 }
 
 __attribute__((target("avx2")))
@@ -4165,10 +4242,213 @@ static float skvi_weights_avx2(const float *s, unsigned char *p, int16_t *wide)
 }
 #endif
 
+/* >>turned ------------------------------------------------------------------------------------
+   Scores of a mean that RoPE turns: the sum over pairs p of a_p cos(f_p t) + b_p sin(f_p t), for
+   the 64 tokens of a page, t counted from its middle. Pairs of low frequency, fewer than SKVI_SLOW
+   radians from the middle to an end, are one polynomial of degree 7 between them (T_n of x = t /
+   31.5: cos(z x) = J_0(z) + 2 sum (-1)^k J_2k(z) T_2k(x), sin(z x) = 2 sum (-1)^k J_2k+1(z)
+   T_2k+1(x), Abramowitz and Stegun 9.1.44 to 47); the others keep a cosine and a sine of their own.
+   The sum is in 16-bit integers; no coefficient's rounding moves a score by more than half a unit.
+
+   Waves are [n][64 tokens][2] of int16, 32767 for 1; coefficients [n][rows][2], their magnitudes
+   together at most SKVI_WAVE_MOST, so that no sum overflows. */
+#define SKVI_SLOW 1.5               /* left out: 2 J_8(1.5) = 5e-6 of such a pair */
+#define SKVI_WAVE_MOST 32500.0f
+#define SKVI_WAVE_POLY 4u           /* waves that T_0 T_1, T_2 T_3, .. take */
+#define SKVI_WAVE_UNIT (1.0f / 32767.0f)
+
+typedef struct skvi_waves {
+    uint32_t  pairs, whole, fast;   /* whole: pairs up to a multiple of 8 */
+    uint16_t *order;                /* [pairs]: fast pairs first */
+    float    *freq;                 /* [pairs], in that order */
+    double   *phase;                /* [4][whole]: e^(i f position), then e^(i f 64) */
+    float    *now;                  /* [2][whole]: phase, as floats */
+    float    *poly;                 /* [whole][8]: J_0 2J_2.. J_6 of a pair, J_1.. J_7; fast: 0 */
+    float    *work;                 /* [2][whole] */
+    int16_t  *wave;                 /* [pairs + WAVE_POLY][64][2] */
+    int16_t  *coef;                 /* [pairs up to 8 + WAVE_POLY][GANG][2] */
+} skvi_waves;
+
+/* Turns the phases on by one page. */
+static void skvi_wave_step_c(double *phase, uint32_t whole, float *now)
+{
+    SKVI_UNFUSED
+    double *c = phase, *s = c + whole, *dc = s + whole, *ds = dc + whole;
+    uint32_t p;
+    for (p = 0; p < whole; p++) {
+        double x = c[p] * dc[p] - s[p] * ds[p], y = c[p] * ds[p] + s[p] * dc[p];
+        c[p] = x;
+        s[p] = y;
+        now[p] = (float)x;
+        now[whole + p] = (float)y;
+    }
+}
+
+/* Coefficients of one row: still[2][whole] turned by now[2][whole], low pairs gathered into the
+   polynomial. Returns what one is worth; 0: all are 0. coef is [.][GANG][2], one row of it. */
+static float skvi_wave_coef_c(const float *now, const float *still, const float *poly,
+                              uint32_t whole, uint32_t fast, float *work, int16_t *coef)
+{
+    SKVI_UNFUSED
+    float part[4][8] = {{0}}, low[8], load[8] = {0}, most, inv;
+    uint32_t p, l;
+    for (p = 0; p < whole; p++) {
+        float c = now[p], s = now[whole + p], x = still[p], y = still[whole + p];
+        float a = work[p] = c * x + s * y, b = work[whole + p] = c * y - s * x;
+        for (l = 0; l < 4; l++) {
+            part[p % 4][l] += a * poly[8 * p + l];
+            part[p % 4][4 + l] += b * poly[8 * p + 4 + l];
+        }
+        if (p / 8 * 8 < fast) load[p % 8] += fabsf(a) + fabsf(b);
+    }
+    for (l = 0; l < 8; l++) low[l] = (part[0][l] + part[1][l]) + (part[2][l] + part[3][l]);
+    for (l = 0; l < 8; l++) load[l] += fabsf(low[l]);
+    for (l = 0; l < 4; l++) load[l] += load[l + 4];
+    most = (load[0] + load[2]) + (load[1] + load[3]);
+    inv = most > 1e-30f ? SKVI_WAVE_MOST / most : 0;
+    for (p = 0; p < fast; p++, coef += 2 * SKVI_GANG) {
+        coef[0] = (int16_t)(work[p] * inv + SKVI_MAGIC - SKVI_MAGIC);
+        coef[1] = (int16_t)(work[whole + p] * inv + SKVI_MAGIC - SKVI_MAGIC);
+    }
+    for (l = 0; l < 4; l++, coef += 2 * SKVI_GANG) {
+        coef[0] = (int16_t)(low[l] * inv + SKVI_MAGIC - SKVI_MAGIC);
+        coef[1] = (int16_t)(low[4 + l] * inv + SKVI_MAGIC - SKVI_MAGIC);
+    }
+    return most / SKVI_WAVE_MOST;
+}
+
+/* s[rows][64] = base + unit times the waves' sum. */
+static void skvi_wave_sum_c(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t rows,
+                            const float *unit, const float *base, float *s)
+{
+    SKVI_UNFUSED
+    uint32_t r, t, p;
+    for (r = 0; r < rows; r++, coef += 2, s += SKV_PAGE_TOKENS)
+        for (t = 0; t < SKV_PAGE_TOKENS; t++) {
+            int32_t sum = 0;
+            for (p = 0; p < n; p++) {
+                const int16_t *w = wave + 2 * (p * SKV_PAGE_TOKENS + t);
+                sum += w[0] * coef[2 * SKVI_GANG * p] + w[1] * coef[2 * SKVI_GANG * p + 1];
+            }
+            s[t] = base[r] + unit[r] * (float)sum;
+        }
+}
+
+#ifdef SKVI_LA_AVX2
+__attribute__((target("avx2")))
+static void skvi_wave_step_avx2(double *phase, uint32_t whole, float *now)
+{
+    SKVI_UNFUSED
+    double *c = phase, *s = c + whole, *dc = s + whole, *ds = dc + whole;
+    uint32_t p;
+    for (p = 0; p < whole; p += 4) {
+        __m256d x = _mm256_loadu_pd(c + p), y = _mm256_loadu_pd(s + p), z;
+        __m256d u = _mm256_loadu_pd(dc + p), v = _mm256_loadu_pd(ds + p);
+        z = _mm256_sub_pd(_mm256_mul_pd(x, u), _mm256_mul_pd(y, v));
+        y = _mm256_add_pd(_mm256_mul_pd(x, v), _mm256_mul_pd(y, u));
+        _mm256_storeu_pd(c + p, z);
+        _mm256_storeu_pd(s + p, y);
+        _mm_storeu_ps(now + p, _mm256_cvtpd_ps(z));
+        _mm_storeu_ps(now + whole + p, _mm256_cvtpd_ps(y));
+    }
+}
+
+/* Eight cosines and eight sines to pairs of int16. */
+__attribute__((target("avx2"), always_inline))
+static inline __m256i skvi_wave_pack_avx2(__m256 a, __m256 b, __m256 inv)
+{
+    __m256i x = _mm256_cvtps_epi32(_mm256_mul_ps(a, inv));
+    __m256i y = _mm256_cvtps_epi32(_mm256_mul_ps(b, inv));
+    return _mm256_blend_epi16(x, _mm256_slli_epi32(y, 16), 0xAA);
+}
+
+__attribute__((target("avx2")))
+static float skvi_wave_coef_avx2(const float *now, const float *still, const float *poly,
+                                 uint32_t whole, uint32_t fast, float *work, int16_t *coef)
+{
+    SKVI_UNFUSED
+    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
+    __m256 low = _mm256_setzero_ps(), load = low, part[4] = {low, low, low, low}, inv;
+    float most;
+    int32_t pack[8];
+    uint32_t p, l;
+    for (p = 0; p < whole; p += 8) {
+        __m256 c = _mm256_loadu_ps(now + p), s = _mm256_loadu_ps(now + whole + p), a, b;
+        __m256 x = _mm256_loadu_ps(still + p), y = _mm256_loadu_ps(still + whole + p);
+        a = _mm256_add_ps(_mm256_mul_ps(c, x), _mm256_mul_ps(s, y));
+        b = _mm256_sub_ps(_mm256_mul_ps(c, y), _mm256_mul_ps(s, x));
+        _mm256_storeu_ps(work + p, a);
+        _mm256_storeu_ps(work + whole + p, b);
+        if (p >= fast) continue;
+        load = _mm256_add_ps(load, _mm256_add_ps(_mm256_and_ps(a, magnitude),
+                                                 _mm256_and_ps(b, magnitude)));
+    }
+    for (p = fast & ~3u; p < whole; p += 4)
+        SKVI_LA_UNROLL
+        for (l = 0; l < 4; l++) {
+            __m256 x = _mm256_set_m128(_mm_set1_ps(work[whole + p + l]), _mm_set1_ps(work[p + l]));
+            x = _mm256_mul_ps(x, _mm256_loadu_ps(poly + 8 * (p + l)));
+            part[l] = _mm256_add_ps(part[l], x);
+        }
+    low = _mm256_add_ps(_mm256_add_ps(part[0], part[1]), _mm256_add_ps(part[2], part[3]));
+    most = skvi_sum_avx2(_mm256_add_ps(load, _mm256_and_ps(low, magnitude)));
+    inv = _mm256_set1_ps(most > 1e-30f ? SKVI_WAVE_MOST / most : 0);
+    for (p = 0; p < fast + SKVI_WAVE_POLY; p += l) {
+        uint32_t n = p < fast ? fast - p : SKVI_WAVE_POLY;
+        __m256 a = p < fast ? _mm256_loadu_ps(work + p) : low;
+        __m256 b = p < fast ? _mm256_loadu_ps(work + whole + p)
+                            : _mm256_permute2f128_ps(low, low, 1);
+        _mm256_storeu_si256((__m256i *)pack, skvi_wave_pack_avx2(a, b, inv));
+        for (l = 0; l < n && l < 8; l++) memcpy(coef + 2 * SKVI_GANG * (p + l), &pack[l], 4);
+    }
+    return most / SKVI_WAVE_MOST;
+}
+
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_wave_rows_avx2(const uint32_t rows, const int16_t *wave,
+                                       const int16_t *coef, uint32_t n, const float *unit,
+                                       const float *base, float *s)
+{
+    SKVI_UNFUSED
+    uint32_t t, p, r;
+    for (t = 0; t < SKV_PAGE_TOKENS; t += 16, wave += 32) {
+        const int16_t *w = wave, *q = coef;
+        __m256i a[4][2];
+        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
+        for (p = 0; p < n; p++, w += 2 * SKV_PAGE_TOKENS, q += 2 * SKVI_GANG) {
+            __m256i x = SKVI_LOAD256(w), y = SKVI_LOAD256(w + 16);
+            SKVI_LA_UNROLL
+            for (r = 0; r < rows; r++) {
+                int32_t two;
+                __m256i z;
+                memcpy(&two, q + 2 * r, 4);
+                z = _mm256_set1_epi32(two);
+                a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(x, z));
+                a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(y, z));
+            }
+        }
+        for (r = 0; r < 2 * rows; r++) {
+            __m256 x = _mm256_mul_ps(_mm256_set1_ps(unit[r / 2]),
+                                     _mm256_cvtepi32_ps(a[r / 2][r % 2]));
+            _mm256_storeu_ps(s + r / 2 * SKV_PAGE_TOKENS + t + 8 * (r % 2),
+                             _mm256_add_ps(_mm256_set1_ps(base[r / 2]), x));
+        }
+    }
+}
+
+__attribute__((target("avx2")))
+static void skvi_wave_sum_avx2(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t rows,
+                               const float *unit, const float *base, float *s)
+{
+    SKVI_BY_ROWS(skvi_wave_rows_avx2, rows, wave, coef, n, unit, base, s);
+}
+#endif
+
 static const skvi_kernels skvi_kernels_c = {
     skvi_gemm_c, skvi_dot_c, skvi_from_f16_c, skvi_expand_c, skvi_steps_c, skvi_query_c,
     skvi_score_c, skvi_score_wide_c, skvi_value_c, skvi_value_wide_c,
     skvi_add_scores_c, skvi_add_values_c, skvi_top_c, skvi_exps_c, skvi_weights_c, 0,
+    skvi_wave_step_c, skvi_wave_coef_c, skvi_wave_sum_c,
     skvi_search_step_c, skvi_search_low_c
 };
 #ifdef SKVI_LA_AVX2
@@ -4176,8 +4456,8 @@ static const skvi_kernels skvi_kernels_avx2 = {
     skvi_gemm_avx2, skvi_dot_avx2, skvi_from_f16_avx2, skvi_expand_avx2, skvi_steps_avx2,
     skvi_query_avx2, skvi_score_avx2, skvi_score_wide_avx2, skvi_value_avx2, skvi_value_wide_avx2,
     skvi_add_scores_avx2, skvi_add_values_avx2, skvi_top_avx2, skvi_exps_avx2, skvi_weights_avx2,
-    1, skvi_search_step_avx2,
-    skvi_search_low_avx2
+    1, skvi_wave_step_avx2, skvi_wave_coef_avx2, skvi_wave_sum_avx2,
+    skvi_search_step_avx2, skvi_search_low_avx2
 };
 #endif
 
@@ -5010,9 +5290,8 @@ typedef struct skvi_lane {
     unsigned char *weight;          /* attend: [tile_rows][64] */
     int16_t *weight_wide;           /* likewise */
     int32_t *acc;                   /* attend: [GANG][64] */
-    float *wave;                    /* attend, turned means: [d][64] */
-    float *still, *coef, *now;      /* [tile_rows][d], [tile_rows][d], [d] */
-    double *phase;                  /* [2 d]: of each pair, e^(i position f) and e^(i 64 f) */
+    skvi_waves *waves;              /* attend, turned means: kept from call to call */
+    float *still;                   /* [tile_rows][2][whole pairs] */
 } skvi_lane;
 
 typedef struct skvi_coder {
@@ -5034,12 +5313,28 @@ typedef struct skvi_coder {
     size_t              max_D, max_d;
 } skvi_coder;
 
+static skvi_waves *skvi_waves_layout(skvi_arena *a, size_t d)
+{
+    size_t pairs = d / 2, whole = SKVI_WHOLE(pairs);
+    skvi_waves tmp, *w = (skvi_waves *)skvi_take(a, 1, sizeof *w), *to = w ? w : &tmp;
+    to->order = (uint16_t *)skvi_take(a, pairs, sizeof(uint16_t));
+    to->freq = (float *)skvi_take(a, pairs, sizeof(float));
+    to->phase = (double *)skvi_take(a, whole, 4 * sizeof(double));
+    to->now = (float *)skvi_take(a, whole, 2 * sizeof(float));
+    to->poly = (float *)skvi_take(a, whole, 8 * sizeof(float));
+    to->work = (float *)skvi_take(a, whole, 2 * sizeof(float));
+    to->wave = (int16_t *)skvi_take(a, pairs + SKVI_WAVE_POLY, 2 * SKVI_P * sizeof(int16_t));
+    to->coef = (int16_t *)skvi_take(a, pairs + SKVI_WAVE_POLY, 2 * SKVI_GANG * sizeof(int16_t));
+    return w;
+}
+
 static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, size_t rows)
 {
     size_t f = sizeof(float), start, end;
     skvi_lane tmp;
     if (!l) l = &tmp;
     l->levels = (signed char *)skvi_take(a, SKVI_SLAB / 8, SKVI_PAIR_BYTES);
+    l->waves = rows ? skvi_waves_layout(a, d) : NULL;
     (void)skvi_take(a, 0, 1);
     start = a->used;
     l->xt = (float *)skvi_take(a, D, SKVI_P * f);
@@ -5060,11 +5355,7 @@ static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, si
     l->weight = (unsigned char *)skvi_take(a, rows, SKVI_P);
     l->weight_wide = (int16_t *)skvi_take(a, rows, SKVI_P * sizeof(int16_t));
     l->acc = (int32_t *)skvi_take(a, SKVI_GANG, SKVI_P * sizeof(int32_t));
-    l->wave = (float *)skvi_take(a, d, SKVI_P * f);
-    l->still = (float *)skvi_take(a, rows, d * f);
-    l->coef = (float *)skvi_take(a, rows, d * f);
-    l->now = (float *)skvi_take(a, d, f);
-    l->phase = (double *)skvi_take(a, d, 2 * sizeof(double));
+    l->still = (float *)skvi_take(a, rows, 2 * SKVI_WHOLE(d / 2) * f);
     if (a->used < end) a->used = end;
 }
 
@@ -5555,9 +5846,7 @@ static void skvi_slab_load(const skvi_coder *c, const skvi_sub *at, uint32_t ch,
         codes += n * SKVI_CODE_BYTES(h);
     }
     quads = b->n / SKVI_QUAD;
-    for (i = 0; quads & 1u && i < SKVI_STEPS; i++)      /* nothing beside a lone last quad */
-        memset(levels + quads / 2 * SKVI_PAIR_BYTES + 32 * i + 16, 0, 16);
-    if (quads & 1u) b->unit[quads] = b->zero[quads] = 0;
+    if (quads & 1u) b->unit[quads] = b->zero[quads] = 0;    /* levels there count 0 times */
     c->kern->steps(nibbles + b->ch / 2, b->n, at->bytes[4], b->unit, b->step);
 }
 
@@ -6365,7 +6654,7 @@ typedef struct skvi_atile {
     float    qmean[SKVI_ROWS], qnorm[SKVI_ROWS];
     size_t   first_pos, last_pos;   /* of the rows */
     float    bound;
-    uint32_t phase_at, phase_steps; /* position of lane->phase, pages since it was exact */
+    uint32_t phase_at, phase_steps; /* page of lane->waves->phase, pages since it was exact */
 } skvi_atile;
 
 typedef struct skvi_attend_job {
@@ -6383,15 +6672,83 @@ static const skvi_stream *skvi_attend_stream(const skvi_attend_job *j, int kind,
     return skvi_stream_at(j->c->coder.profile, j->layer, kind, g);
 }
 
+/* J_0(z) 2J_2 2J_4 2J_6 2J_1 2J_3 2J_5 2J_7, signs as cos(z x) and sin(z x) have them, |z| < 2:
+   the power series, Abramowitz and Stegun 9.1.10. */
+static void skvi_wave_bessel(double z, float *out)
+{
+    uint32_t n, m;
+    for (n = 0; n < 8; n++) {
+        double term = n ? 2 : 1, sum = 0;
+        for (m = 1; m <= n; m++) term *= z / 2 / m;
+        for (m = 0; m < 10; m++) {
+            sum += term;
+            term *= -(z / 2) * (z / 2) / ((m + 1.0) * (m + 1.0 + n));
+        }
+        out[n % 2 * 4 + n / 2] = (float)(n / 2 % 2 ? -sum : sum);
+    }
+}
+
+static int16_t skvi_wave_value(double x) { return (int16_t)floor(x * 32767.0 + 0.5); }
+
+/* Waves of the pairs that turn fast, and Chebyshev's polynomials after them. */
+static void skvi_wave_fill(skvi_waves *w)
+{
+    uint32_t p, i, k;
+    int16_t *at = w->wave;
+    for (p = 0; p < w->fast; p++)
+        for (i = 0; i < SKVI_P; i++, at += 2) {
+            at[0] = skvi_wave_value(cos(((double)i - 31.5) * (double)w->freq[p]));
+            at[1] = skvi_wave_value(sin(((double)i - 31.5) * (double)w->freq[p]));
+        }
+    for (i = 0; i < SKVI_P; i++) {
+        double x = ((double)i - 31.5) / 31.5, t0 = 1, t1 = x;
+        for (k = 0; k < SKVI_WAVE_POLY; k++) {
+            at[2 * (k * SKVI_P + i)] = skvi_wave_value(t0);
+            at[2 * (k * SKVI_P + i) + 1] = skvi_wave_value(t1);
+            t0 = 2 * x * t1 - t0;
+            t1 = 2 * x * t0 - t1;
+        }
+    }
+}
+
+/* Waves for these frequencies; nothing to do where they are those of the call before. */
+static void skvi_wave_begin(const skvi_turn *r, skvi_waves *w)
+{
+    uint32_t p, n = 0, slow;
+    for (p = 0; w->pairs == r->pairs && p < r->pairs; p++)
+        if (w->freq[p] < r->freq[w->order[p]] || w->freq[p] > r->freq[w->order[p]]) w->pairs = 0;
+    if (w->pairs == r->pairs) return;
+    w->pairs = r->pairs;
+    w->whole = (uint32_t)SKVI_WHOLE(r->pairs);
+    for (slow = 0; slow < 2; slow++) {
+        for (p = 0; p < r->pairs; p++)
+            if ((31.5 * fabs((double)r->freq[p]) < SKVI_SLOW) == (slow != 0))
+                w->order[n++] = (uint16_t)p;
+        if (!slow) w->fast = n;
+    }
+    memset(w->phase, 0, 4 * w->whole * sizeof(double));
+    memset(w->now, 0, 2 * w->whole * sizeof(float));
+    memset(w->poly, 0, 8 * w->whole * sizeof(float));
+    for (p = 0; p < r->pairs; p++) {
+        double f = (double)(w->freq[p] = r->freq[w->order[p]]);
+        w->phase[2 * w->whole + p] = cos(f * SKVI_P);
+        w->phase[3 * w->whole + p] = sin(f * SKVI_P);
+        if (p >= w->fast) skvi_wave_bessel(31.5 * f, w->poly + 8 * p);
+    }
+    skvi_wave_fill(w);
+}
+
 /* q.R(t) turn = sum over pairs of cos(t f) dot + sin(t f) cross: the dots of one row, then the
-   crosses, [2 pairs]. */
-static void skvi_still_row(const skvi_turn *r, const float *turn, const float *q, float *still)
+   crosses, [2][whole], in the waves' order. */
+static void skvi_still_row(const skvi_turn *r, const skvi_waves *w, const float *turn,
+                           const float *q, float *still)
 {
     size_t p, apart = skvi_turn_apart(r);
+    memset(still, 0, 2 * w->whole * sizeof(float));
     for (p = 0; p < r->pairs; p++) {
-        size_t i = skvi_turn_at(r, p);
+        size_t i = skvi_turn_at(r, w->order[p]);
         still[p] = q[i] * turn[i] + q[i + apart] * turn[i + apart];
-        still[r->pairs + p] = q[i + apart] * turn[i] - q[i] * turn[i + apart];
+        still[w->whole + p] = q[i + apart] * turn[i] - q[i] * turn[i + apart];
     }
 }
 
@@ -6410,6 +6767,7 @@ static void skvi_tile_queries(const skvi_attend_job *j, const skvi_lane *lane, s
     if (!c->cl[j->layer].n_pages) return;
     s = skvi_attend_stream(j, 0, g);
     whole = SKVI_WHOLE(s->D);
+    if (s->turn) skvi_wave_begin(&c->coder.profile->turn[j->layer], lane->waves);
     for (r = 0; r < t->n; r++) {
         size_t slice = (t->head[r] / group - g * c->coder.profile->head_group) * d;
         const float *q = lane->q + r * d;
@@ -6422,7 +6780,8 @@ static void skvi_tile_queries(const skvi_attend_job *j, const skvi_lane *lane, s
         }
         if (s->turn) {
             const skvi_turn *turn = &c->coder.profile->turn[j->layer];
-            skvi_still_row(turn, s->turn + slice, q, lane->still + r * 2 * turn->pairs);
+            skvi_still_row(turn, lane->waves, s->turn + slice, q,
+                           lane->still + r * 2 * lane->waves->whole);
         }
         t->qmean[r] = c->coder.kern->dot(q, s->mean + slice, d);
         t->qnorm[r] = sqrtf(norm);
@@ -6507,59 +6866,25 @@ static void skvi_exact_block(const skvi_attend_job *j, const skvi_lane *lane, sk
     }
 }
 
-/* Cosines of i freq[p], then sines, for tokens i of any page: lane->wave, [2 pairs][64]. Doubled
-   from one token to 64, so no value is more than six products away from cos and sin. */
-static void skvi_wave_begin(const skvi_turn *r, const skvi_lane *lane)
-{
-    size_t p, i, half;
-    for (p = 0; p < r->pairs; p++) {
-        double x[SKVI_P], y[SKVI_P], c = cos((double)r->freq[p]), s = sin((double)r->freq[p]);
-        x[0] = 1;
-        y[0] = 0;
-        for (half = 1; half < SKVI_P; half *= 2) {      /* c + i s = e^(i half f) */
-            double d = c * c - s * s;
-            for (i = 0; i < half; i++) {
-                x[half + i] = x[i] * c - y[i] * s;
-                y[half + i] = x[i] * s + y[i] * c;
-            }
-            s = 2 * c * s;
-            c = d;
-        }
-        for (i = 0; i < SKVI_P; i++) {
-            lane->wave[p * SKVI_P + i] = (float)x[i];
-            lane->wave[(r->pairs + p) * SKVI_P + i] = (float)y[i];
-        }
-        lane->phase[4 * p + 2] = c;
-        lane->phase[4 * p + 3] = s;
-    }
-}
-
-/* lane->phase to a page's position: one step on from the page before, or exactly. */
-static void skvi_wave_move(const skvi_turn *r, const skvi_lane *lane, skvi_atile *t,
+/* The phase in the middle of the page at a position: one step on from the page before, or
+   exactly. */
+static void skvi_wave_move(const skvi_kernels *kern, skvi_waves *w, skvi_atile *t,
                            uint32_t position)
 {
     int next = t->phase_steps && t->phase_steps < 64 && position == t->phase_at + SKVI_P;
-    size_t p;
+    uint32_t p;
     t->phase_steps = next ? t->phase_steps + 1 : 1;
     t->phase_at = position;
-    for (p = 0; p < r->pairs; p++) {
-        double *z = lane->phase + 4 * p, x = z[0], f = (double)position * (double)r->freq[p];
-        z[0] = next ? x * z[2] - z[1] * z[3] : cos(f);
-        z[1] = next ? x * z[3] + z[1] * z[2] : sin(f);
-        lane->now[p] = (float)z[0];
-        lane->now[r->pairs + p] = (float)z[1];
+    if (next) {
+        kern->wave_step(w->phase, w->whole, w->now);
+        return;
     }
-}
-
-/* skvi_still_row's sum at position + i, as factors of cos(i f) and sin(i f). */
-static void skvi_wave_row(size_t pairs, const float *SKVI_RESTRICT now,
-                          const float *SKVI_RESTRICT still, float *SKVI_RESTRICT coef)
-{
-    size_t p;
-    for (p = 0; p < pairs; p++) {
-        float c = now[p], s = now[pairs + p], x = still[p], y = still[pairs + p];
-        coef[p] = c * x + s * y;
-        coef[pairs + p] = c * y - s * x;
+    for (p = 0; p < w->pairs; p++) {
+        double f = ((double)position + 31.5) * (double)w->freq[p];
+        w->phase[p] = cos(f);
+        w->phase[w->whole + p] = sin(f);
+        w->now[p] = (float)w->phase[p];
+        w->now[w->whole + p] = (float)w->phase[w->whole + p];
     }
 }
 
@@ -6567,16 +6892,28 @@ static void skvi_wave_row(size_t pairs, const float *SKVI_RESTRICT now,
 static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
                            const skvi_stream *s, const unsigned char *page)
 {
-    const skvi_coder *k = &j->c->coder;
-    const skvi_turn *turn = &k->profile->turn[j->layer];
-    size_t r, i, n = 2 * turn->pairs;
-    for (r = 0; r < t->n; r++)
-        for (i = 0; i < SKVI_P; i++) lane->s[r * SKVI_P + i] = t->qmean[r];
-    if (!s->turn) return;
-    skvi_wave_move(turn, lane, t, skvi_get32(page + 8));
-    for (r = 0; r < t->n; r++)
-        skvi_wave_row(turn->pairs, lane->now, lane->still + r * n, lane->coef + r * n);
-    k->kern->gemm(t->n, SKVI_P, n, lane->coef, n, lane->wave, SKVI_P, lane->s, SKVI_P);
+    const skvi_kernels *kern = j->c->coder.kern;
+    skvi_waves *w = lane->waves;
+    size_t r, r0, i;
+    float unit[SKVI_GANG];
+    for (r = 0; r < t->n; r++) t->rounded[r] = 0;
+    if (!s->turn) {
+        for (r = 0; r < t->n; r++)
+            for (i = 0; i < SKVI_P; i++) lane->s[r * SKVI_P + i] = t->qmean[r];
+        return;
+    }
+    skvi_wave_move(kern, w, t, skvi_get32(page + 8));
+    for (r0 = 0; r0 < t->n; r0 += SKVI_GANG) {
+        uint32_t rows = (uint32_t)(t->n - r0 < SKVI_GANG ? t->n - r0 : SKVI_GANG);
+        for (r = 0; r < rows; r++) {    /* error: half a unit a number, and of waves as much */
+            unit[r] = kern->wave_coef(w->now, lane->still + (r0 + r) * 2 * w->whole, w->poly,
+                                      w->whole, w->fast, w->work, w->coef + 2 * r);
+            t->rounded[r0 + r] = unit[r] * (float)(w->fast + SKVI_WAVE_POLY + 1);
+            unit[r] *= SKVI_WAVE_UNIT;
+        }
+        kern->wave_sum(w->wave, w->coef, w->fast + SKVI_WAVE_POLY, rows, unit, t->qmean + r0,
+                       lane->s + r0 * SKVI_P);
+    }
 }
 
 /* Rows r0 .. r0+rows-1 against a slab of keys: lane->s += unit (acc - offset). */
@@ -6623,7 +6960,6 @@ static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
     float base[SKVI_ROWS][SKVI_MAX_ROWS];   /* of the outlier tokens */
     skvi_slab slab;
     skvi_page_base(j, lane, t, s, page);
-    memset(t->rounded, 0, t->n * sizeof(float));
     while ((row = skvi_next_row(k, page, j->layer, at.local, row, &token)) != NULL &&
            n_base < SKVI_MAX_ROWS) {
         for (r = 0; r < t->n; r++) base[r][n_base] = lane->s[r * SKVI_P + token];
@@ -6741,8 +7077,6 @@ static void skvi_tile_walk(const skvi_attend_job *j, const skvi_lane *lane, skvi
     size_t w = c->layers[j->layer].sliding_window, pos, n, ring = skvi_ring_first(c, l);
     size_t begin = w && t->first_pos + 1 > w ? t->first_pos + 1 - w : 0;
     size_t end = t->last_pos + 1;
-    if (l->n_pages && skvi_attend_stream(j, 0, g)->turn)
-        skvi_wave_begin(&c->coder.profile->turn[j->layer], lane);
     for (pos = 0; pos < end; pos += n) {
         int paged = pos >= c->sinks && pos < ring;
         size_t stop = pos < c->sinks ? skvi_sinks_held(c, l) : end;

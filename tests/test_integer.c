@@ -1,6 +1,6 @@
-/* test_integer.c: attention on levels, >>integer: every kernel of every table against a plain
- * formula in 64-bit integers or doubles, and the AVX2 ones against the C ones bit for bit, at the
- * bounds that the driver keeps. Private functions are called directly. */
+/* test_integer.c: attention on levels, >>integer and >>turned: every kernel of every table against
+ * a plain formula in 64-bit integers or doubles, and the AVX2 ones against the C ones bit for bit,
+ * at the bounds that the driver keeps. Private functions are called directly. */
 #define SKV_STATIC      /* what a test does not use is not compiled */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
@@ -635,6 +635,137 @@ TEST(softmax_agrees_bit_for_bit)
     }
 }
 
+/* --- means that RoPE turns ------------------------------------------------------------------ */
+
+typedef struct wave_job {
+    skvi_arena  a;
+    skvi_waves *w;
+    skvi_turn   turn;
+    uint32_t    rows;
+    float       freq[SKV_MAX_HEAD_DIM / 2], base[GANG], unit[GANG];
+    float       still[GANG][SKV_MAX_HEAD_DIM + 16], s[GANG * TOKENS];
+} wave_job;
+
+/* Waves of `pairs` random frequencies of both signs; `how` 0: all slow, 1: all fast, else mixed. */
+static void wave_open(wave_job *j, uint32_t pairs, int how)
+{
+    uint32_t p, r;
+    memset(j, 0, sizeof *j);
+    (void)skvi_waves_layout(&j->a, SKV_MAX_HEAD_DIM);
+    j->a.base = (unsigned char *)calloc(1, j->a.used);
+    j->a.used = 0;
+    if (!j->a.base) abort();
+    j->w = skvi_waves_layout(&j->a, SKV_MAX_HEAD_DIM);
+    j->turn.pairs = pairs;
+    j->turn.freq = j->freq;
+    for (p = 0; p < pairs; p++) {
+        double low = how == 1 ? -3 : -14, high = how ? 0 : -3.1;
+        j->freq[p] = (float)exp(low + (high - low) * test_uniform());
+        if (pick(8) == 0) j->freq[p] = -j->freq[p];
+    }
+    skvi_wave_begin(&j->turn, j->w);
+    j->rows = 1 + pick(GANG);
+    for (r = 0; r < j->rows; r++) {
+        double size = pick(9) ? pow(10, 6 * test_uniform() - 3) : 0;
+        j->base[r] = (float)test_normal();
+        for (p = 0; p < pairs; p++) {
+            j->still[r][p] = (float)(size * test_normal());
+            j->still[r][j->w->whole + p] = (float)(size * test_normal());
+        }
+    }
+}
+
+/* Scores of the page at a position, after those of the pages before it. */
+static void wave_run(wave_job *j, const skvi_kernels *k, uint32_t position, uint32_t pages)
+{
+    skvi_atile t = {0};
+    uint32_t r, n = j->w->fast + SKVI_WAVE_POLY;
+    float unit[GANG];
+    for (r = 0; r <= pages; r++) skvi_wave_move(k, j->w, &t, position - 64 * (pages - r));
+    for (r = 0; r < j->rows; r++) {
+        j->unit[r] = k->wave_coef(j->w->now, j->still[r], j->w->poly, j->w->whole, j->w->fast,
+                                  j->w->work, j->w->coef + 2 * r);
+        unit[r] = j->unit[r] * SKVI_WAVE_UNIT;
+    }
+    k->wave_sum(j->w->wave, j->w->coef, n, j->rows, unit, j->base, j->s);
+}
+
+/* Against cosines and sines of every token's own angle: half a unit for every number's rounding,
+   of coefficients and of waves, is what score_bound counts. */
+static void wave_check(const wave_job *j, uint32_t position)
+{
+    uint32_t r, t, p;
+    for (r = 0; r < j->rows; r++)
+        for (t = 0; t < TOKENS; t++) {
+            double sum = (double)j->base[r], size = fabs(sum), tol;
+            for (p = 0; p < j->turn.pairs; p++) {
+                double f = (double)j->freq[j->w->order[p]] * (position + t);
+                double a = (double)j->still[r][p], b = (double)j->still[r][j->w->whole + p];
+                sum += cos(f) * a + sin(f) * b;
+                size += fabs(a) + fabs(b);
+            }
+            tol = (double)j->unit[r] * (j->w->fast + SKVI_WAVE_POLY + 1) + 1e-5 * size;
+            CHECK_NEAR(j->s[r * TOKENS + t], sum, tol);
+        }
+}
+
+TEST(turned_means_are_waves)
+{
+    static const uint32_t pairs[] = {1, 2, 7, 8, 9, 16, 31, 32, 33, 48, 64, 127, 128};
+    const skvi_kernels *k;
+    static wave_job j;
+    uint32_t i, n, how, position;
+    for (i = 0; (k = table_at(i)) != NULL; i++)
+        for (n = 0; n < sizeof pairs / sizeof *pairs; n++)
+            for (how = 0; how < 6; how++) {
+                wave_open(&j, pairs[n], (int)how % 3);
+                CHECK(j.w->fast <= pairs[n] && (how % 3 || !j.w->fast));
+                CHECK(how % 3 != 1 || j.w->fast == pairs[n]);
+                position = 4096 + pick(100000);
+                wave_run(&j, k, position, pick(64));
+                wave_check(&j, position);
+                free(j.a.base);
+            }
+}
+
+/* What the last frequencies left behind does not stay when others come. */
+TEST(waves_are_made_anew)
+{
+    static wave_job j;
+    uint32_t p;
+    wave_open(&j, 32, 2);
+    for (p = 0; p < 32; p++) j.freq[p] = (float)exp(-9 * test_uniform());
+    skvi_wave_begin(&j.turn, j.w);
+    wave_run(&j, skvi_pick_kernels(), 1000, 2);
+    wave_check(&j, 1000);
+    j.turn.pairs = 20;
+    skvi_wave_begin(&j.turn, j.w);
+    memset(j.still, 0, sizeof j.still);
+    for (p = 0; p < 20; p++) j.still[0][p] = j.still[0][24 + p] = (float)test_normal();
+    wave_run(&j, skvi_pick_kernels(), 5000, 0);
+    wave_check(&j, 5000);
+    free(j.a.base);
+}
+
+TEST(waves_agree_bit_for_bit)
+{
+    const skvi_kernels *other = table_at(1);
+    static wave_job j;
+    static float s[GANG * TOKENS], unit[GANG];
+    int round;
+    if (!other) SKIP(NO_AVX2);
+    for (round = 0; round < 200; round++) {
+        uint32_t position = 6400 + pick(10000), pages = pick(64);
+        wave_open(&j, 1 + pick(128), round % 3);
+        wave_run(&j, &skvi_kernels_c, position, pages);
+        memcpy(s, j.s, sizeof s);
+        memcpy(unit, j.unit, sizeof unit);
+        wave_run(&j, other, position, pages);
+        CHECK(!memcmp(s, j.s, sizeof s) && !memcmp(unit, j.unit, j.rows * sizeof *unit));
+        free(j.a.base);
+    }
+}
+
 int main(int argc, char **argv)
 {
     TEST_BEGIN(argc, argv);
@@ -653,5 +784,8 @@ int main(int argc, char **argv)
     RUN(weights_keep_the_mass);
     RUN(nothing_weighs_nothing);
     RUN(softmax_agrees_bit_for_bit);
+    RUN(turned_means_are_waves);
+    RUN(waves_are_made_anew);
+    RUN(waves_agree_bit_for_bit);
     return TEST_END();
 }
