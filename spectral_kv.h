@@ -1198,9 +1198,9 @@ typedef struct skvi_kernels {
     /* means that RoPE turns: see >>turned */
     void (*wave_step)(double *phase, uint32_t whole, float *now);
     float (*wave_coef)(const float *now, const float *still, const float *poly, uint32_t whole,
-                       uint32_t fast, float *work, int16_t *coef);
+                       uint32_t fast, float *work, int16_t *coef, float *line);
     void (*wave_sum)(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t rows,
-                     const float *unit, const float *base, float *s);
+                     const float *unit, const float *line, float *s);
     /* the encoder's search, in integers: see >>search */
     void (*search)(const struct skvi_trial *t);
     void (*low)(const uint16_t *c, uint16_t *low, unsigned char *state);
@@ -4249,12 +4249,13 @@ static float skvi_weights_avx2(const float *s, unsigned char *p, int16_t *wide)
    31.5: cos(z x) = J_0(z) + 2 sum (-1)^k J_2k(z) T_2k(x), sin(z x) = 2 sum (-1)^k J_2k+1(z)
    T_2k+1(x), Abramowitz and Stegun 9.1.44 to 47); the others keep a cosine and a sine of their own.
    The sum is in 16-bit integers; no coefficient's rounding moves a score by more than half a unit.
+   T_0 and T_1, a line, stay in float: slow pairs may be large (the key biases of Qwen2).
 
    Waves are [n][64 tokens][2] of int16, 32767 for 1; coefficients [n][rows][2], their magnitudes
    together at most SKVI_WAVE_MOST, so that no sum overflows. */
 #define SKVI_SLOW 1.5               /* left out: 2 J_8(1.5) = 5e-6 of such a pair */
 #define SKVI_WAVE_MOST 32500.0f
-#define SKVI_WAVE_POLY 4u           /* waves that T_0 T_1, T_2 T_3, .. take */
+#define SKVI_WAVE_POLY 3u           /* waves that T_2 T_3, T_4 T_5, T_6 T_7 take */
 #define SKVI_WAVE_UNIT (1.0f / 32767.0f)
 
 typedef struct skvi_waves {
@@ -4285,9 +4286,11 @@ static void skvi_wave_step_c(double *phase, uint32_t whole, float *now)
 }
 
 /* Coefficients of one row: still[2][whole] turned by now[2][whole], low pairs gathered into the
-   polynomial. Returns what one is worth; 0: all are 0. coef is [.][GANG][2], one row of it. */
+   polynomial, whose line (value in the middle, slope) stays apart. Returns what one is worth; 0:
+   all are 0. coef is [.][GANG][2], one row of it. */
 static float skvi_wave_coef_c(const float *now, const float *still, const float *poly,
-                              uint32_t whole, uint32_t fast, float *work, int16_t *coef)
+                              uint32_t whole, uint32_t fast, float *work, int16_t *coef,
+                              float *line)
 {
     SKVI_UNFUSED
     float part[4][8] = {{0}}, low[8], load[8] = {0}, most, inv;
@@ -4302,7 +4305,7 @@ static float skvi_wave_coef_c(const float *now, const float *still, const float 
         if (p / 8 * 8 < fast) load[p % 8] += fabsf(a) + fabsf(b);
     }
     for (l = 0; l < 8; l++) low[l] = (part[0][l] + part[1][l]) + (part[2][l] + part[3][l]);
-    for (l = 0; l < 8; l++) load[l] += fabsf(low[l]);
+    for (l = 0; l < 8; l++) load[l] += l % 4 ? fabsf(low[l]) : 0;
     for (l = 0; l < 4; l++) load[l] += load[l + 4];
     most = (load[0] + load[2]) + (load[1] + load[3]);
     inv = most > 1e-30f ? SKVI_WAVE_MOST / most : 0;
@@ -4310,16 +4313,18 @@ static float skvi_wave_coef_c(const float *now, const float *still, const float 
         coef[0] = (int16_t)(work[p] * inv + SKVI_MAGIC - SKVI_MAGIC);
         coef[1] = (int16_t)(work[whole + p] * inv + SKVI_MAGIC - SKVI_MAGIC);
     }
-    for (l = 0; l < 4; l++, coef += 2 * SKVI_GANG) {
+    for (l = 1; l < 4; l++, coef += 2 * SKVI_GANG) {
         coef[0] = (int16_t)(low[l] * inv + SKVI_MAGIC - SKVI_MAGIC);
         coef[1] = (int16_t)(low[4 + l] * inv + SKVI_MAGIC - SKVI_MAGIC);
     }
+    line[0] = low[0];
+    line[1] = low[4] * (1.0f / 31.5f);
     return most / SKVI_WAVE_MOST;
 }
 
-/* s[rows][64] = base + unit times the waves' sum. */
+/* s[rows][64] = line[rows][2] at t + unit times the waves' sum. */
 static void skvi_wave_sum_c(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t rows,
-                            const float *unit, const float *base, float *s)
+                            const float *unit, const float *line, float *s)
 {
     SKVI_UNFUSED
     uint32_t r, t, p;
@@ -4330,7 +4335,8 @@ static void skvi_wave_sum_c(const int16_t *wave, const int16_t *coef, uint32_t n
                 const int16_t *w = wave + 2 * (p * SKV_PAGE_TOKENS + t);
                 sum += w[0] * coef[2 * SKVI_GANG * p] + w[1] * coef[2 * SKVI_GANG * p + 1];
             }
-            s[t] = base[r] + unit[r] * (float)sum;
+            s[t] = line[2 * r] + ((float)t - 31.5f) * line[2 * r + 1];
+            s[t] += unit[r] * (float)sum;
         }
 }
 
@@ -4364,12 +4370,13 @@ static inline __m256i skvi_wave_pack_avx2(__m256 a, __m256 b, __m256 inv)
 
 __attribute__((target("avx2")))
 static float skvi_wave_coef_avx2(const float *now, const float *still, const float *poly,
-                                 uint32_t whole, uint32_t fast, float *work, int16_t *coef)
+                                 uint32_t whole, uint32_t fast, float *work, int16_t *coef,
+                                 float *line)
 {
     SKVI_UNFUSED
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
     __m256 low = _mm256_setzero_ps(), load = low, part[4] = {low, low, low, low}, inv;
-    float most;
+    float most, lows[16] = {0};
     int32_t pack[8];
     uint32_t p, l;
     for (p = 0; p < whole; p += 8) {
@@ -4391,13 +4398,16 @@ static float skvi_wave_coef_avx2(const float *now, const float *still, const flo
             part[l] = _mm256_add_ps(part[l], x);
         }
     low = _mm256_add_ps(_mm256_add_ps(part[0], part[1]), _mm256_add_ps(part[2], part[3]));
+    _mm256_storeu_ps(lows, low);
+    line[0] = lows[0];
+    line[1] = lows[4] * (1.0f / 31.5f);
+    low = _mm256_blend_ps(low, _mm256_setzero_ps(), 0x11);
     most = skvi_sum_avx2(_mm256_add_ps(load, _mm256_and_ps(low, magnitude)));
     inv = _mm256_set1_ps(most > 1e-30f ? SKVI_WAVE_MOST / most : 0);
     for (p = 0; p < fast + SKVI_WAVE_POLY; p += l) {
         uint32_t n = p < fast ? fast - p : SKVI_WAVE_POLY;
-        __m256 a = p < fast ? _mm256_loadu_ps(work + p) : low;
-        __m256 b = p < fast ? _mm256_loadu_ps(work + whole + p)
-                            : _mm256_permute2f128_ps(low, low, 1);
+        __m256 a = _mm256_loadu_ps(p < fast ? work + p : lows + 1);
+        __m256 b = _mm256_loadu_ps(p < fast ? work + whole + p : lows + 5);
         _mm256_storeu_si256((__m256i *)pack, skvi_wave_pack_avx2(a, b, inv));
         for (l = 0; l < n && l < 8; l++) memcpy(coef + 2 * SKVI_GANG * (p + l), &pack[l], 4);
     }
@@ -4407,9 +4417,11 @@ static float skvi_wave_coef_avx2(const float *now, const float *still, const flo
 __attribute__((target("avx2"), always_inline))
 static inline void skvi_wave_rows_avx2(const uint32_t rows, const int16_t *wave,
                                        const int16_t *coef, uint32_t n, const float *unit,
-                                       const float *base, float *s)
+                                       const float *line, float *s)
 {
     SKVI_UNFUSED
+    const __m256 middle = _mm256_setr_ps(-31.5f, -30.5f, -29.5f, -28.5f, -27.5f, -26.5f, -25.5f,
+                                         -24.5f);
     uint32_t t, p, r;
     for (t = 0; t < SKV_PAGE_TOKENS; t += 16, wave += 32) {
         const int16_t *w = wave, *q = coef;
@@ -4428,19 +4440,21 @@ static inline void skvi_wave_rows_avx2(const uint32_t rows, const int16_t *wave,
             }
         }
         for (r = 0; r < 2 * rows; r++) {
+            const float *l = line + r / 2 * 2;
             __m256 x = _mm256_mul_ps(_mm256_set1_ps(unit[r / 2]),
                                      _mm256_cvtepi32_ps(a[r / 2][r % 2]));
-            _mm256_storeu_ps(s + r / 2 * SKV_PAGE_TOKENS + t + 8 * (r % 2),
-                             _mm256_add_ps(_mm256_set1_ps(base[r / 2]), x));
+            __m256 y = _mm256_add_ps(middle, _mm256_set1_ps((float)(t + 8 * (r % 2))));
+            y = _mm256_add_ps(_mm256_set1_ps(l[0]), _mm256_mul_ps(y, _mm256_set1_ps(l[1])));
+            _mm256_storeu_ps(s + r / 2 * SKV_PAGE_TOKENS + t + 8 * (r % 2), _mm256_add_ps(y, x));
         }
     }
 }
 
 __attribute__((target("avx2")))
 static void skvi_wave_sum_avx2(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t rows,
-                               const float *unit, const float *base, float *s)
+                               const float *unit, const float *line, float *s)
 {
-    SKVI_BY_ROWS(skvi_wave_rows_avx2, rows, wave, coef, n, unit, base, s);
+    SKVI_BY_ROWS(skvi_wave_rows_avx2, rows, wave, coef, n, unit, line, s);
 }
 #endif
 
@@ -5279,8 +5293,25 @@ SKVDEF skv_result skv_profile_load(skv_profile **out, const void *data, size_t b
 #define SKVI_SLAB 64u               /* channels that are expanded at a time */
 #define SKVI_WHOLE(D) (((size_t)(D) + 7) & ~(size_t)7)      /* whole pairs of quads */
 
+/* One stream of the page that is being encoded. */
+typedef struct skvi_coding {
+    const skvi_stream *s;
+    const skvi_plan   *plan;
+    int                kind;
+    size_t             local;       /* its number in the layer */
+    float             *u;           /* [whole D][64] latents */
+    uint16_t          *scale;       /* [whole D] that channels ask for */
+    unsigned char     *sub, *codes; /* codes: of channel ch */
+    uint32_t           ch;          /* up to which channels are coded */
+    float              err[SKVI_P]; /* squared, of each token */
+    unsigned char      use[SKVI_P], in[SKVI_P];     /* tokens coded; by position */
+} skvi_coding;
+#define SKVI_GATHER 2u              /* head groups whose K and V are encoded together */
+
 typedef struct skvi_lane {
-    float *xt, *u;                  /* encode: [D][64], [whole D][64] */
+    float *xt, *u;                  /* encode: [D][64], [streams][whole D][64] */
+    uint16_t *scale;                /* encode: [streams][whole D] */
+    skvi_coding *coding;            /* encode: [streams] */
     skvi_search *search;            /* encode */
     float *x, *ut;                  /* decode: [64][D], [64][D] */
     float *q, *ql, *s, *ol, *oo;    /* attend: [tile_rows] times d, whole D, 64, whole D, dv */
@@ -5328,7 +5359,8 @@ static skvi_waves *skvi_waves_layout(skvi_arena *a, size_t d)
     return w;
 }
 
-static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, size_t rows)
+static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, size_t rows,
+                             size_t streams)
 {
     size_t f = sizeof(float), start, end;
     skvi_lane tmp;
@@ -5338,7 +5370,9 @@ static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, si
     (void)skvi_take(a, 0, 1);
     start = a->used;
     l->xt = (float *)skvi_take(a, D, SKVI_P * f);
-    l->u = (float *)skvi_take(a, SKVI_WHOLE(D), SKVI_P * f);
+    l->u = (float *)skvi_take(a, streams * SKVI_WHOLE(D), SKVI_P * f);
+    l->scale = (uint16_t *)skvi_take(a, streams * SKVI_WHOLE(D), sizeof(uint16_t));
+    l->coding = (skvi_coding *)skvi_take(a, streams, sizeof *l->coding);
     l->search = (skvi_search *)skvi_take(a, 1, sizeof *l->search);
     l->x = l->xt;
     l->ut = l->u;
@@ -5359,6 +5393,12 @@ static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, si
     if (a->used < end) a->used = end;
 }
 
+/* Head groups of one task of the encoder. */
+static uint32_t skvi_gather(const skvi_coder *c)
+{
+    return c->n_lanes > 1 || c->max_groups < 2 ? 1 : SKVI_GATHER;
+}
+
 static void skvi_coder_layout(skvi_arena *a, skvi_coder *c, const skv_model *m)
 {
     uint32_t n_streams = c->profile ? c->profile->n_streams : 0, i;
@@ -5374,7 +5414,8 @@ static void skvi_coder_layout(skvi_arena *a, skvi_coder *c, const skv_model *m)
     lanes = (skvi_lane *)skvi_take(a, c->n_lanes, sizeof(skvi_lane));
     c->lane = lanes;
     for (i = 0; i < c->n_lanes; i++)
-        skvi_lane_layout(a, lanes ? &lanes[i] : NULL, c->max_D, c->max_d, c->tile_rows);
+        skvi_lane_layout(a, lanes ? &lanes[i] : NULL, c->max_D, c->max_d, c->tile_rows,
+                         2 * skvi_gather(c));
 }
 
 /* Everything that the layout needs to know, from the model. */
@@ -5487,51 +5528,73 @@ static float skvi_search_error(const skvi_search *v, uint32_t lane, const float 
     return sum;
 }
 
-/* Codes of n <= LANES channels of the same h, whole quads; scale[] comes as skvi_page_scale says,
-   at least low + 2, and leaves with what was taken: that or the step below, by the error of a free
-   path (tails need not meet). Then comes the path whose tails meet, in the state where the free
-   path, which starts half round the circle, passes the start. use[] in the order of positions. */
-static void skvi_encode_quads(const skvi_kernels *kern, skvi_search *v, const float *u,
-                              const unsigned char *use, uint32_t h, int kind, uint32_t n,
-                              uint32_t *scale, unsigned char *codes)
+/* Quads of one mode, of streams that code the same tokens. */
+typedef struct skvi_batch {
+    uint32_t       n;               /* channels, at most LANES */
+    const float   *u[SKVI_LANES];
+    uint32_t       scale[SKVI_LANES];
+    unsigned char *codes[SKVI_LANES / SKVI_QUAD];
+    int            kind[SKVI_LANES / SKVI_QUAD];
+    skvi_coding   *of[SKVI_LANES / SKVI_QUAD];      /* whose they are, and which channels */
+    uint32_t       ch[SKVI_LANES / SKVI_QUAD];
+} skvi_batch;
+
+/* Free paths (tails need not meet) of a batch at its scales less `down`, in lanes from `lane` on:
+   latents to the search, or errors and the states at the end of the circle out of it. */
+static void skvi_batch_load(skvi_search *v, const skvi_batch *b, uint32_t h, uint32_t down,
+                            uint32_t lane)
 {
-    float least[SKVI_LANES];
-    uint32_t l, down, best[SKVI_LANES];
-    unsigned char tail[SKVI_LANES];
-    memset(v->x, 0, sizeof v->x);
-    memset(tail, 0, sizeof tail);
-    memset(least, 0, sizeof least);
-    memset(best, 0, sizeof best);
-    skvi_search_levels(v, h);
-    for (down = 0; down < 2; down++) {
-        for (l = 0; l < n; l++) skvi_search_load(v, l, u + l * SKVI_P, h, scale[l] - down);
-        skvi_search_path(kern, v, use, h, SKVI_P / 2, NULL);
-        for (l = 0; l < n; l++) {
-            float e = skvi_search_error(v, l, u + l * SKVI_P, use, h, scale[l] - down);
-            if (down && e >= least[l]) continue;
-            least[l] = e;
-            best[l] = scale[l] - down;
-            tail[l] = v->state[SKVI_P - 1][l];
-        }
-    }
-    for (l = 0; l < n; l++) skvi_search_load(v, l, u + l * SKVI_P, h, best[l]);
-    skvi_search_path(kern, v, use, h, 0, tail);
-    for (l = 0; l < n; l++) {
-        scale[l] = best[l];
-        skvi_search_pack(v, l, h, kind, codes + l / SKVI_QUAD * 16 * h);
+    uint32_t l;
+    for (l = 0; l < b->n; l++) skvi_search_load(v, lane + l, b->u[l], h, b->scale[l] - down);
+}
+static void skvi_batch_judge(const skvi_search *v, const skvi_batch *b, const unsigned char *use,
+                             uint32_t h, uint32_t down, uint32_t lane, float *err,
+                             unsigned char *tail)
+{
+    uint32_t l;
+    for (l = 0; l < b->n; l++) {
+        err[l] = skvi_search_error(v, lane + l, b->u[l], use, h, b->scale[l] - down);
+        tail[l] = v->state[SKVI_P - 1][lane + l];
     }
 }
 
-/* Scale 0 of a sub's nibbles: as low as the quietest channel asks for, unless the loudest one would
-   then not fit. n channels of them are not there just to fill a quad. */
-static uint32_t skvi_sub_gain(const skvi_plan *plan, const float *u, const unsigned char *use,
-                              uint32_t n)
+/* Codes of a batch; scale[] comes as skvi_page_scale says, at least low + 2, and leaves with what
+   was taken: that or the step below, by the error of a free path; both in one search where lanes
+   suffice. Then comes the path whose tails meet, in the state where the free path, which starts
+   half round the circle, passes the start. use[] in the order of positions. */
+static void skvi_encode_quads(const skvi_kernels *kern, skvi_search *v, const unsigned char *use,
+                              uint32_t h, skvi_batch *b)
 {
-    uint32_t ch, m = SKVI_MODES - 1, left = plan->n[m], most = 0, least = 255;
-    for (ch = 0; ch < n; ch++, left--) {
-        uint32_t e;
-        while (!left) left = plan->n[--m];
-        e = skvi_page_scale(u + ch * SKVI_P, use, m);
+    float err[2][SKVI_LANES];
+    unsigned char tail[2][SKVI_LANES], end[SKVI_LANES] = {0};
+    uint32_t l, down, both = b->n <= SKVI_LANES / 2;
+    memset(v->x, 0, sizeof v->x);
+    skvi_search_levels(v, h);
+    for (down = 0; down < 2; down += 1 + both) {
+        skvi_batch_load(v, b, h, down, 0);
+        if (both) skvi_batch_load(v, b, h, 1, SKVI_LANES / 2);
+        skvi_search_path(kern, v, use, h, SKVI_P / 2, NULL);
+        skvi_batch_judge(v, b, use, h, down, 0, err[down], tail[down]);
+        if (both) skvi_batch_judge(v, b, use, h, 1, SKVI_LANES / 2, err[1], tail[1]);
+    }
+    for (l = 0; l < b->n; l++) {
+        down = !(err[1][l] >= err[0][l]);
+        b->scale[l] -= down;
+        end[l] = tail[down][l];
+    }
+    skvi_batch_load(v, b, h, 0, 0);
+    skvi_search_path(kern, v, use, h, 0, end);
+    for (l = 0; l < b->n; l++)
+        skvi_search_pack(v, l, h, b->kind[l / SKVI_QUAD], b->codes[l / SKVI_QUAD]);
+}
+
+/* Scale 0 of a sub's nibbles: as low as the quietest channel asks for, unless the loudest one would
+   then not fit. */
+static uint32_t skvi_sub_gain(const uint16_t *scale, uint32_t n)
+{
+    uint32_t ch, most = 0, least = 255;
+    for (ch = 0; ch < n; ch++) {
+        uint32_t e = scale[ch];
         most = e > most ? e : most;
         if (e < least + 2) least = e > 2 ? e - 2 : 0;
     }
@@ -5558,40 +5621,82 @@ static void skvi_encode_error(const skvi_kernels *kern, signed char *levels, con
     }
 }
 
-/* One pass over all channels of a stream: the sub's scales and codes, and err per token. */
-static void skvi_encode_pass(const skvi_coder *c, const skvi_lane *lane, const skvi_stream *s,
-                             const skvi_plan *plan, int kind, const unsigned char *use,
-                             unsigned char *sub, float *err)
+/* Encodes what was gathered of one mode: codes, nibbles, and err of the streams. */
+static void skvi_batch_flush(const skvi_coder *c, const skvi_lane *lane, uint32_t m, skvi_batch *b)
 {
-    unsigned char *nibbles = sub + SKVI_SUB_HEADER, in[SKVI_P];
-    unsigned char *codes = nibbles + SKVI_SCALE_BYTES(plan->coded);
-    uint32_t ch, m, i, n, t, h, scale[SKVI_LANES], real = s->D;
-    uint32_t low = skvi_sub_gain(plan, lane->u, use, plan->coded < real ? plan->coded : real);
-    sub[4] = (unsigned char)low;
-    memset(nibbles, 0, SKVI_SCALE_BYTES(plan->coded));
-    memset(err, 0, SKVI_P * sizeof(float));
-    for (i = 0; i < SKVI_P; i++) in[i] = use[skvi_token_of(i)];
-    for (ch = 0, m = SKVI_MODES - 1; m; m--) {
-        uint32_t end = ch + plan->n[m];
-        for (h = skvi_mode_half[m]; ch < end; ch += n, codes += n * SKVI_CODE_BYTES(h)) {
-            const float *u = lane->u + ch * SKVI_P;
-            n = end - ch < SKVI_LANES ? end - ch : SKVI_LANES;
-            for (i = 0; i < n; i++) {
-                uint32_t e = skvi_page_scale(u + i * SKVI_P, use, m);
-                scale[i] = e < low + 2 ? low + 2 : e > low + 14 ? low + 14 : e;
-            }
-            skvi_encode_quads(c->kern, lane->search, u, in, h, kind, n, scale, codes);
-            for (i = 0; i < n; i++) {
-                unsigned char *at = nibbles + (ch + i) / 2;
-                *at = (unsigned char)(*at | (scale[i] - low) << 4 * ((ch + i) & 1u));
-            }
-            skvi_encode_error(c->kern, lane->levels, u, s->var + ch, kind, h,
-                              ch + n < real ? n : real - ch, scale, codes, err);
-        }
+    uint32_t q, i, h = skvi_mode_half[m];
+    if (!b->n) return;
+    skvi_encode_quads(c->kern, lane->search, b->of[0]->in, h, b);
+    for (q = 0; q < b->n / SKVI_QUAD; q++) {
+        skvi_coding *k = b->of[q];
+        uint32_t ch = b->ch[q], n = ch + SKVI_QUAD < k->s->D ? SKVI_QUAD : k->s->D - ch;
+        const uint32_t *scale = b->scale + q * SKVI_QUAD;
+        unsigned char *nibbles = k->sub + SKVI_SUB_HEADER;
+        for (i = 0; i < SKVI_QUAD; i++, ch++)
+            nibbles[ch / 2] =
+                (unsigned char)(nibbles[ch / 2] | (scale[i] - k->sub[4]) << 4 * (ch & 1u));
+        skvi_encode_error(c->kern, lane->levels, k->u + b->ch[q] * SKVI_P, k->s->var + b->ch[q],
+                          k->kind, h, n, scale, b->codes[q], k->err);
     }
-    for (; ch < real; ch++)
-        for (t = 0; t < SKVI_P; t++)
-            err[t] += s->var[ch] * lane->u[ch * SKVI_P + t] * lane->u[ch * SKVI_P + t];
+    b->n = 0;
+}
+
+/* The next quad of a stream, to a batch that has room. */
+static void skvi_batch_add(skvi_batch *b, skvi_coding *k, uint32_t h)
+{
+    uint32_t i, q = b->n / SKVI_QUAD, low = k->sub[4];
+    b->codes[q] = k->codes;
+    b->kind[q] = k->kind;
+    b->of[q] = k;
+    b->ch[q] = k->ch;
+    for (i = 0; i < SKVI_QUAD; i++, k->ch++) {
+        uint32_t e = k->scale[k->ch];
+        b->u[b->n] = k->u + k->ch * SKVI_P;
+        b->scale[b->n++] = e < low + 2 ? low + 2 : e > low + 14 ? low + 14 : e;
+    }
+    k->codes += SKVI_QUAD * SKVI_CODE_BYTES(h);
+}
+
+/* What a pass over a stream begins with: scales that channels ask for, and the least of them. */
+static void skvi_coding_begin(skvi_coding *k)
+{
+    uint32_t ch, m = SKVI_MODES - 1, left = k->plan->n[m], coded = k->plan->coded, t;
+    for (ch = 0; ch < coded; ch++, left--) {
+        while (!left) left = k->plan->n[--m];
+        k->scale[ch] = (uint16_t)skvi_page_scale(k->u + ch * SKVI_P, k->use, m);
+    }
+    k->sub[4] = (unsigned char)skvi_sub_gain(k->scale, coded < k->s->D ? coded : k->s->D);
+    memset(k->sub + SKVI_SUB_HEADER, 0, SKVI_SCALE_BYTES(coded));
+    memset(k->err, 0, sizeof k->err);
+    for (t = 0; t < SKVI_P; t++) k->in[t] = k->use[skvi_token_of(t)];
+    k->codes = k->sub + SKVI_SUB_HEADER + SKVI_SCALE_BYTES(coded);
+    k->ch = 0;
+}
+
+/* Encodes n streams side by side, so that the search has its lanes full: their scales, codes and
+   err. Each stream's bytes are its own, whatever is beside it. */
+static void skvi_encode_pass(const skvi_coder *c, const skvi_lane *lane, skvi_coding *job, size_t n)
+{
+    uint32_t m, t;
+    skvi_coding *k;
+    skvi_batch b;
+    b.n = 0;
+    for (k = job; k < job + n; k++) skvi_coding_begin(k);
+    for (m = SKVI_MODES - 1; m; m--, skvi_batch_flush(c, lane, m + 1, &b))
+        for (k = job; k < job + n; k++) {
+            uint32_t end = k->ch + k->plan->n[m];
+            while (k->ch < end) {
+                if (b.n == SKVI_LANES || (b.n && memcmp(b.of[0]->in, k->in, SKVI_P)))
+                    skvi_batch_flush(c, lane, m, &b);
+                skvi_batch_add(&b, k, skvi_mode_half[m]);
+            }
+        }
+    for (k = job; k < job + n; k++)
+        for (; k->ch < k->s->D; k->ch++)
+            for (t = 0; t < SKVI_P; t++) {
+                float x = k->u[k->ch * SKVI_P + t];
+                k->err[t] += k->s->var[k->ch] * x * x;
+            }
 }
 
 /* What each token's error will be, before any code is chosen: the mode's distortion at the page's
@@ -5682,22 +5787,27 @@ static void skvi_add_turned(const skvi_turn *r, const float *turn, const float *
     }
 }
 
-static void skvi_encode_stream(const skvi_encode_job *j, const skvi_lane *lane, int kind, size_t g)
+/* Latents of one stream, and the tokens of it that are coded: all but outliers. */
+static void skvi_encode_latents(const skvi_encode_job *j, const skvi_lane *lane, int kind, size_t g,
+                                skvi_coding *k)
 {
     skvi_coder *c = j->c;
     const skv_profile *p = c->profile;
     const skvi_stream *s = skvi_stream_at(p, j->layer, kind, g);
-    size_t index = (size_t)(s - p->stream), local = index - p->first[j->layer], h, i, t;
-    const skvi_plan *plan = &c->plan[index];
-    unsigned char use[SKVI_P], *sub = j->page + c->offset[index];
-    float row[SKV_MAX_HEAD_DIM], wave[SKV_MAX_HEAD_DIM], err[SKVI_P], top = 0;
-    double sum = 0;
-    uint32_t round, room = (uint32_t)(j->credit[local] / SKVI_ROW_BYTES(s->D));
+    size_t index = (size_t)(s - p->stream), h, i, t;
+    float row[SKV_MAX_HEAD_DIM], wave[SKV_MAX_HEAD_DIM];
+    uint32_t round, room;
+    k->s = s;
+    k->plan = &c->plan[index];
+    k->kind = kind;
+    k->local = index - p->first[j->layer];
+    k->sub = j->page + c->offset[index];
+    room = (uint32_t)(j->credit[k->local] / SKVI_ROW_BYTES(s->D));
     if (room > SKVI_MAX_ROWS) room = SKVI_MAX_ROWS;
-    c->n_rows[local] = 0;
+    c->n_rows[k->local] = 0;
     memset(lane->xt, 0, s->D * SKVI_P * sizeof(float));
-    memset(lane->u, 0, SKVI_WHOLE(s->D) * SKVI_P * sizeof(float));
-    for (t = 0; t < SKVI_P; t++) use[t] = t < j->n;
+    memset(k->u, 0, SKVI_WHOLE(s->D) * SKVI_P * sizeof(float));
+    for (t = 0; t < SKVI_P; t++) k->use[t] = t < j->n;
     for (t = 0; t < j->n; t++) {
         if (s->turn) skvi_wave(&p->turn[j->layer], (double)j->first + (double)t, wave);
         for (h = 0; h < s->heads; h++) {
@@ -5709,27 +5819,44 @@ static void skvi_encode_stream(const skvi_encode_job *j, const skvi_lane *lane, 
                 lane->xt[(h * s->dim + i) * SKVI_P + t] = row[i] - mean[i];
         }
     }
-    c->kern->gemm(s->D, SKVI_P, s->D, s->enc, s->D, lane->xt, SKVI_P, lane->u, SKVI_P);
+    c->kern->gemm(s->D, SKVI_P, s->D, s->enc, s->D, lane->xt, SKVI_P, k->u, SKVI_P);
     for (round = 0; room && round < 3; round++) {
-        skvi_foresee(s, plan, lane->u, use, err);
-        if (!skvi_pick_outliers(c, plan, s->D, local, room, err, use)) break;
+        skvi_foresee(s, k->plan, k->u, k->use, k->err);
+        if (!skvi_pick_outliers(c, k->plan, s->D, k->local, room, k->err, k->use)) break;
     }
-    skvi_encode_pass(c, lane, s, plan, kind, use, sub, err);
-    skvi_store_rows(c, s, local, lane->u, err);
-    for (t = 0; t < j->n; t++) {
-        sum += (double)err[t];
-        top = err[t] > top ? err[t] : top;
-    }
-    skvi_put16(sub, skvi_to_bf16_up(sqrtf(top) * 1.0001f));
-    skvi_put16(sub + 2, skvi_to_bf16_up((float)sqrt(sum / j->n)));
 }
 
-static void skvi_encode_task(void *arg, size_t g)
+/* Outlier rows, and what a sub's header says of its errors. */
+static void skvi_encode_finish(const skvi_encode_job *j, skvi_coding *k)
+{
+    float top = 0;
+    double sum = 0;
+    size_t t;
+    skvi_store_rows(j->c, k->s, k->local, k->u, k->err);
+    for (t = 0; t < j->n; t++) {
+        sum += (double)k->err[t];
+        top = k->err[t] > top ? k->err[t] : top;
+    }
+    skvi_put16(k->sub, skvi_to_bf16_up(sqrtf(top) * 1.0001f));
+    skvi_put16(k->sub + 2, skvi_to_bf16_up((float)sqrt(sum / j->n)));
+}
+
+/* K and V of some head groups. */
+static void skvi_encode_task(void *arg, size_t task)
 {
     const skvi_encode_job *j = (const skvi_encode_job *)arg;
-    const skvi_lane *lane = &j->c->lane[j->c->n_lanes > 1 ? g : 0];
-    skvi_encode_stream(j, lane, 0, g);
-    skvi_encode_stream(j, lane, 1, g);
+    const skvi_lane *lane = &j->c->lane[j->c->n_lanes > 1 ? task : 0];
+    size_t per = skvi_gather(j->c), g = task * per, i, n = 0;
+    size_t groups = skvi_layer_streams(j->c->profile, j->layer) / 2;
+    size_t whole = SKVI_WHOLE(j->c->max_D);
+    for (; g < groups && g < (task + 1) * per; g++)
+        for (i = 0; i < 2; i++, n++) {
+            lane->coding[n].u = lane->u + n * whole * SKVI_P;
+            lane->coding[n].scale = lane->scale + n * whole;
+            skvi_encode_latents(j, lane, (int)i, g, &lane->coding[n]);
+        }
+    skvi_encode_pass(j->c, lane, lane->coding, n);
+    for (i = 0; i < n; i++) skvi_encode_finish(j, &lane->coding[i]);
 }
 
 /* Encodes n tokens into page (most_page bytes of room); returns the bytes used. */
@@ -5739,7 +5866,7 @@ static size_t skvi_encode_page(skvi_encode_job *j)
     const skv_profile *p = c->profile;
     uint32_t local, r, i, total = 0, streams = skvi_layer_streams(p, j->layer);
     unsigned char *at = j->page + c->least[j->layer];
-    skvi_run(&c->par, streams / 2, skvi_encode_task, j);
+    skvi_run(&c->par, (streams / 2 + skvi_gather(c) - 1) / skvi_gather(c), skvi_encode_task, j);
     for (local = 0; local < streams; local++)
         for (r = 0; r < c->n_rows[local]; r++, total++) {
             uint32_t D = p->stream[p->first[j->layer] + local].D;
@@ -6690,7 +6817,7 @@ static void skvi_wave_bessel(double z, float *out)
 
 static int16_t skvi_wave_value(double x) { return (int16_t)floor(x * 32767.0 + 0.5); }
 
-/* Waves of the pairs that turn fast, and Chebyshev's polynomials after them. */
+/* Waves of the pairs that turn fast, and Chebyshev's polynomials T_2 to T_7 after them. */
 static void skvi_wave_fill(skvi_waves *w)
 {
     uint32_t p, i, k;
@@ -6703,10 +6830,10 @@ static void skvi_wave_fill(skvi_waves *w)
     for (i = 0; i < SKVI_P; i++) {
         double x = ((double)i - 31.5) / 31.5, t0 = 1, t1 = x;
         for (k = 0; k < SKVI_WAVE_POLY; k++) {
-            at[2 * (k * SKVI_P + i)] = skvi_wave_value(t0);
-            at[2 * (k * SKVI_P + i) + 1] = skvi_wave_value(t1);
             t0 = 2 * x * t1 - t0;
             t1 = 2 * x * t0 - t1;
+            at[2 * (k * SKVI_P + i)] = skvi_wave_value(t0);
+            at[2 * (k * SKVI_P + i) + 1] = skvi_wave_value(t1);
         }
     }
 }
@@ -6895,7 +7022,7 @@ static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, skvi
     const skvi_kernels *kern = j->c->coder.kern;
     skvi_waves *w = lane->waves;
     size_t r, r0, i;
-    float unit[SKVI_GANG];
+    float unit[SKVI_GANG], line[SKVI_GANG][2];
     for (r = 0; r < t->n; r++) t->rounded[r] = 0;
     if (!s->turn) {
         for (r = 0; r < t->n; r++)
@@ -6907,11 +7034,12 @@ static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, skvi
         uint32_t rows = (uint32_t)(t->n - r0 < SKVI_GANG ? t->n - r0 : SKVI_GANG);
         for (r = 0; r < rows; r++) {    /* error: half a unit a number, and of waves as much */
             unit[r] = kern->wave_coef(w->now, lane->still + (r0 + r) * 2 * w->whole, w->poly,
-                                      w->whole, w->fast, w->work, w->coef + 2 * r);
+                                      w->whole, w->fast, w->work, w->coef + 2 * r, line[r]);
+            line[r][0] += t->qmean[r0 + r];
             t->rounded[r0 + r] = unit[r] * (float)(w->fast + SKVI_WAVE_POLY + 1);
             unit[r] *= SKVI_WAVE_UNIT;
         }
-        kern->wave_sum(w->wave, w->coef, w->fast + SKVI_WAVE_POLY, rows, unit, t->qmean + r0,
+        kern->wave_sum(w->wave, w->coef, w->fast + SKVI_WAVE_POLY, rows, unit, line[0],
                        lane->s + r0 * SKVI_P);
     }
 }

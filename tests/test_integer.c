@@ -680,14 +680,15 @@ static void wave_run(wave_job *j, const skvi_kernels *k, uint32_t position, uint
 {
     skvi_atile t = {0};
     uint32_t r, n = j->w->fast + SKVI_WAVE_POLY;
-    float unit[GANG];
+    float unit[GANG], line[GANG][2];
     for (r = 0; r <= pages; r++) skvi_wave_move(k, j->w, &t, position - 64 * (pages - r));
     for (r = 0; r < j->rows; r++) {
         j->unit[r] = k->wave_coef(j->w->now, j->still[r], j->w->poly, j->w->whole, j->w->fast,
-                                  j->w->work, j->w->coef + 2 * r);
+                                  j->w->work, j->w->coef + 2 * r, line[r]);
+        line[r][0] += j->base[r];
         unit[r] = j->unit[r] * SKVI_WAVE_UNIT;
     }
-    k->wave_sum(j->w->wave, j->w->coef, n, j->rows, unit, j->base, j->s);
+    k->wave_sum(j->w->wave, j->w->coef, n, j->rows, unit, line[0], j->s);
 }
 
 /* Against cosines and sines of every token's own angle: half a unit for every number's rounding,
@@ -704,7 +705,7 @@ static void wave_check(const wave_job *j, uint32_t position)
                 sum += cos(f) * a + sin(f) * b;
                 size += fabs(a) + fabs(b);
             }
-            tol = (double)j->unit[r] * (j->w->fast + SKVI_WAVE_POLY + 1) + 1e-5 * size;
+            tol = (double)j->unit[r] * (j->w->fast + SKVI_WAVE_POLY + 1) + 6e-6 * size;
             CHECK_NEAR(j->s[r * TOKENS + t], sum, tol);
         }
 }

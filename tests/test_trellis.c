@@ -488,13 +488,23 @@ typedef struct batch {
 static void batch_encode(batch *b, uint32_t h, int kind, uint32_t n, const skvi_kernels *k)
 {
     uint32_t l, p;
+    skvi_batch job;
     for (p = 0; p < TOKENS; p++) b->in[p] = b->use[token_of(p)];
     for (l = 0; l < n; l++) {
         b->scale[l] = skvi_page_scale(b->u + l * TOKENS, b->use, mode_of(h));
         if (b->scale[l] < 2) b->scale[l] = 2;
     }
     memset(b->codes, 0, sizeof b->codes);
-    skvi_encode_quads(k, &b->v, b->u, b->in, h, kind, n, b->scale, b->codes);
+    memset(&job, 0, sizeof job);
+    job.n = n;
+    for (l = 0; l < n; l++) {
+        job.u[l] = b->u + l * TOKENS;
+        job.scale[l] = b->scale[l];
+        job.kind[l / 4] = kind;
+        job.codes[l / 4] = b->codes + l / 4 * 16 * h;
+    }
+    skvi_encode_quads(k, &b->v, b->in, h, &job);
+    memcpy(b->scale, job.scale, n * sizeof *job.scale);
 }
 
 static void batch_random(batch *b, double missing)
@@ -624,6 +634,7 @@ typedef struct pass {
     signed char levels[SKVI_SLAB / 8 * SKVI_PAIR_BYTES];
     unsigned char sub[SKVI_SUB_HEADER + CHANNELS * 65];
     float u[CHANNELS * TOKENS], out[CHANNELS * TOKENS], var[CHANNELS], err[TOKENS];
+    uint16_t scale[CHANNELS + 8];
 } pass;
 
 /* Twelve channels of every mode, the richest first; var 1. */
@@ -662,8 +673,18 @@ static void pass_run(pass *p)
     const skvi_sub at = pass_sub(p);
     uint32_t ch, i, t;
     skvi_slab slab;
+    skvi_coding k;
     memset(p->sub, 0, sizeof p->sub);
-    skvi_encode_pass(&p->c, &p->lane, &p->s, &p->plan, p->kind, p->use, p->sub, p->err);
+    memset(&k, 0, sizeof k);
+    k.s = &p->s;
+    k.plan = &p->plan;
+    k.kind = p->kind;
+    k.u = p->lane.u;
+    k.scale = p->scale;
+    k.sub = p->sub;
+    memcpy(k.use, p->use, sizeof k.use);
+    skvi_encode_pass(&p->c, &p->lane, &k, 1);
+    memcpy(p->err, k.err, sizeof p->err);
     for (ch = 0; ch < CHANNELS; ch += slab.n) {
         skvi_slab_load(&p->c, &at, ch, p->levels, &slab);
         CHECK(slab.ch == ch && slab.n && slab.n <= SKVI_SLAB && slab.n % SKVI_QUAD == 0);
