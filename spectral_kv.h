@@ -4040,10 +4040,11 @@ static void skvi_score_wide_avx2(const signed char *levels, const int16_t *q, ui
     SKVI_BY_ROWS(skvi_score_wide_rows_avx2, rows, levels, q, pairs, acc);
 }
 
-/* `both` pairs, one after the other or one alone; sums of `every` steps fit in 16 bits. */
+/* One pair or two, n, which share what is loaded of the weights; sums of `every` steps fit in 16
+   bits. */
 __attribute__((target("avx2"), always_inline))
 static inline void skvi_value_pairs_avx2(const uint32_t rows, const uint32_t every,
-                                         const uint32_t both, const signed char *levels,
+                                         const uint32_t n, const signed char *levels,
                                          const unsigned char *w, int32_t *acc)
 {
     const __m256i one = _mm256_set1_epi16(1);
@@ -4054,7 +4055,7 @@ static inline void skvi_value_pairs_avx2(const uint32_t rows, const uint32_t eve
         SKVI_LA_UNROLL
         for (e = i; e < i + every; e++) {
             __m256i x = SKVI_LOAD256(levels + 32 * e), y = x;
-            if (both == 2) y = SKVI_LOAD256(levels + SKVI_PAIR_BYTES + 32 * e);
+            if (n == 2) y = SKVI_LOAD256(levels + SKVI_PAIR_BYTES + 32 * e);
             SKVI_LA_UNROLL
             for (r = 0; r < rows; r++) {
                 int32_t four;
@@ -4062,10 +4063,10 @@ static inline void skvi_value_pairs_avx2(const uint32_t rows, const uint32_t eve
                 memcpy(&four, w + r * SKV_PAGE_TOKENS + 4 * e, 4);
                 z = _mm256_set1_epi32(four);
                 a[r][0] = _mm256_add_epi16(a[r][0], _mm256_maddubs_epi16(z, x));
-                if (both == 2) a[r][1] = _mm256_add_epi16(a[r][1], _mm256_maddubs_epi16(z, y));
+                if (n == 2) a[r][1] = _mm256_add_epi16(a[r][1], _mm256_maddubs_epi16(z, y));
             }
         }
-        for (k = 0; k < both; k++)
+        for (k = 0; k < n; k++)
             for (r = 0; r < rows; r++) {
                 __m256i sum = _mm256_madd_epi16(a[r][k], one);
                 int32_t *to = acc + 8 * (k * rows + r);
@@ -4251,8 +4252,8 @@ static float skvi_weights_avx2(const float *s, unsigned char *p, int16_t *wide)
    The sum is in 16-bit integers; no coefficient's rounding moves a score by more than half a unit.
    T_0 and T_1, a line, stay in float: slow pairs may be large (the key biases of Qwen2).
 
-   Waves are [n][64 tokens][2] of int16, 32767 for 1; coefficients [n][rows][2], their magnitudes
-   together at most SKVI_WAVE_MOST, so that no sum overflows. */
+   Waves are [n][64 tokens][2] of int16, 32767 for 1; coefficients [n][GANG][2], the magnitudes
+   of a row together at most SKVI_WAVE_MOST, so that no sum overflows. */
 #define SKVI_SLOW 1.5               /* left out: 2 J_8(1.5) = 5e-6 of such a pair */
 #define SKVI_WAVE_MOST 32500.0f
 #define SKVI_WAVE_POLY 3u           /* waves that T_2 T_3, T_4 T_5, T_6 T_7 take */
@@ -4267,7 +4268,7 @@ typedef struct skvi_waves {
     float    *poly;                 /* [whole][8]: J_0 2J_2.. J_6 of a pair, J_1.. J_7; fast: 0 */
     float    *work;                 /* [2][whole] */
     int16_t  *wave;                 /* [pairs + WAVE_POLY][64][2] */
-    int16_t  *coef;                 /* [pairs up to 8 + WAVE_POLY][GANG][2] */
+    int16_t  *coef;                 /* [pairs + WAVE_POLY][GANG][2] */
 } skvi_waves;
 
 /* Turns the phases on by one page. */
@@ -5531,13 +5532,16 @@ static float skvi_search_error(const skvi_search *v, uint32_t lane, const float 
 /* Quads of one mode, of streams that code the same tokens. */
 typedef struct skvi_batch {
     uint32_t       n;               /* channels, at most LANES */
-    const float   *u[SKVI_LANES];
     uint32_t       scale[SKVI_LANES];
-    unsigned char *codes[SKVI_LANES / SKVI_QUAD];
-    int            kind[SKVI_LANES / SKVI_QUAD];
-    skvi_coding   *of[SKVI_LANES / SKVI_QUAD];      /* whose they are, and which channels */
-    uint32_t       ch[SKVI_LANES / SKVI_QUAD];
+    skvi_coding   *of[SKVI_LANES / SKVI_QUAD];      /* whose quads they are */
+    uint32_t       ch[SKVI_LANES / SKVI_QUAD];      /* and of which channels on */
+    unsigned char *codes[SKVI_LANES / SKVI_QUAD];   /* and where their codes go */
 } skvi_batch;
+
+static const float *skvi_batch_u(const skvi_batch *b, uint32_t l)
+{
+    return b->of[l / SKVI_QUAD]->u + (b->ch[l / SKVI_QUAD] + l % SKVI_QUAD) * SKVI_P;
+}
 
 /* Free paths (tails need not meet) of a batch at its scales less `down`, in lanes from `lane` on:
    latents to the search, or errors and the states at the end of the circle out of it. */
@@ -5545,15 +5549,16 @@ static void skvi_batch_load(skvi_search *v, const skvi_batch *b, uint32_t h, uin
                             uint32_t lane)
 {
     uint32_t l;
-    for (l = 0; l < b->n; l++) skvi_search_load(v, lane + l, b->u[l], h, b->scale[l] - down);
+    for (l = 0; l < b->n; l++)
+        skvi_search_load(v, lane + l, skvi_batch_u(b, l), h, b->scale[l] - down);
 }
-static void skvi_batch_judge(const skvi_search *v, const skvi_batch *b, const unsigned char *use,
-                             uint32_t h, uint32_t down, uint32_t lane, float *err,
-                             unsigned char *tail)
+static void skvi_batch_judge(const skvi_search *v, const skvi_batch *b, uint32_t h, uint32_t down,
+                             uint32_t lane, float *err, unsigned char *tail)
 {
     uint32_t l;
     for (l = 0; l < b->n; l++) {
-        err[l] = skvi_search_error(v, lane + l, b->u[l], use, h, b->scale[l] - down);
+        err[l] = skvi_search_error(v, lane + l, skvi_batch_u(b, l), b->of[0]->in, h,
+                                   b->scale[l] - down);
         tail[l] = v->state[SKVI_P - 1][lane + l];
     }
 }
@@ -5561,10 +5566,10 @@ static void skvi_batch_judge(const skvi_search *v, const skvi_batch *b, const un
 /* Codes of a batch; scale[] comes as skvi_page_scale says, at least low + 2, and leaves with what
    was taken: that or the step below, by the error of a free path; both in one search where lanes
    suffice. Then comes the path whose tails meet, in the state where the free path, which starts
-   half round the circle, passes the start. use[] in the order of positions. */
-static void skvi_encode_quads(const skvi_kernels *kern, skvi_search *v, const unsigned char *use,
-                              uint32_t h, skvi_batch *b)
+   half round the circle, passes the start. */
+static void skvi_encode_quads(const skvi_kernels *kern, skvi_search *v, uint32_t h, skvi_batch *b)
 {
+    const unsigned char *use = b->of[0]->in;
     float err[2][SKVI_LANES];
     unsigned char tail[2][SKVI_LANES], end[SKVI_LANES] = {0};
     uint32_t l, down, both = b->n <= SKVI_LANES / 2;
@@ -5574,8 +5579,8 @@ static void skvi_encode_quads(const skvi_kernels *kern, skvi_search *v, const un
         skvi_batch_load(v, b, h, down, 0);
         if (both) skvi_batch_load(v, b, h, 1, SKVI_LANES / 2);
         skvi_search_path(kern, v, use, h, SKVI_P / 2, NULL);
-        skvi_batch_judge(v, b, use, h, down, 0, err[down], tail[down]);
-        if (both) skvi_batch_judge(v, b, use, h, 1, SKVI_LANES / 2, err[1], tail[1]);
+        skvi_batch_judge(v, b, h, down, 0, err[down], tail[down]);
+        if (both) skvi_batch_judge(v, b, h, 1, SKVI_LANES / 2, err[1], tail[1]);
     }
     for (l = 0; l < b->n; l++) {
         down = !(err[1][l] >= err[0][l]);
@@ -5585,7 +5590,7 @@ static void skvi_encode_quads(const skvi_kernels *kern, skvi_search *v, const un
     skvi_batch_load(v, b, h, 0, 0);
     skvi_search_path(kern, v, use, h, 0, end);
     for (l = 0; l < b->n; l++)
-        skvi_search_pack(v, l, h, b->kind[l / SKVI_QUAD], b->codes[l / SKVI_QUAD]);
+        skvi_search_pack(v, l, h, b->of[l / SKVI_QUAD]->kind, b->codes[l / SKVI_QUAD]);
 }
 
 /* Scale 0 of a sub's nibbles: as low as the quietest channel asks for, unless the loudest one would
@@ -5626,7 +5631,7 @@ static void skvi_batch_flush(const skvi_coder *c, const skvi_lane *lane, uint32_
 {
     uint32_t q, i, h = skvi_mode_half[m];
     if (!b->n) return;
-    skvi_encode_quads(c->kern, lane->search, b->of[0]->in, h, b);
+    skvi_encode_quads(c->kern, lane->search, h, b);
     for (q = 0; q < b->n / SKVI_QUAD; q++) {
         skvi_coding *k = b->of[q];
         uint32_t ch = b->ch[q], n = ch + SKVI_QUAD < k->s->D ? SKVI_QUAD : k->s->D - ch;
@@ -5646,12 +5651,10 @@ static void skvi_batch_add(skvi_batch *b, skvi_coding *k, uint32_t h)
 {
     uint32_t i, q = b->n / SKVI_QUAD, low = k->sub[4];
     b->codes[q] = k->codes;
-    b->kind[q] = k->kind;
     b->of[q] = k;
     b->ch[q] = k->ch;
     for (i = 0; i < SKVI_QUAD; i++, k->ch++) {
         uint32_t e = k->scale[k->ch];
-        b->u[b->n] = k->u + k->ch * SKVI_P;
         b->scale[b->n++] = e < low + 2 ? low + 2 : e > low + 14 ? low + 14 : e;
     }
     k->codes += SKVI_QUAD * SKVI_CODE_BYTES(h);
@@ -6772,7 +6775,7 @@ SKVDEF skv_result skv_reconstruct(skv_cache *c, uint32_t layer, size_t first, si
    token in a page, x = mean + D u: the score is q.mean + q'.u with q' = D^T q, in whitened latents,
    plus q.R(t) turn where keys turn; values gather in the latent too and are turned back once.
    Bound: |q.(x - x^)| <= |q'/sd| e, e the page's largest residual |z - z^| (Cauchy-Schwarz), and
-   half a unit of the rounded queries times the largest levels. */
+   half a unit of the rounded queries times the largest levels, and of a turned mean's numbers. */
 typedef struct skvi_atile {
     size_t   n, pos[SKVI_ROWS], head[SKVI_ROWS], query[SKVI_ROWS];  /* rows by rising head */
     float    top[SKVI_ROWS], sum[SKVI_ROWS], paged[SKVI_ROWS];  /* running softmax, page share */
@@ -6793,6 +6796,12 @@ typedef struct skvi_attend_job {
     skv_attn    *attn;
     float       *scores;            /* of skv_scores, else NULL */
 } skvi_attend_job;
+
+/* Rows from r on that share a gang. */
+static uint32_t skvi_gang_rows(const skvi_atile *t, size_t r)
+{
+    return (uint32_t)(t->n - r < SKVI_GANG ? t->n - r : SKVI_GANG);
+}
 
 static const skvi_stream *skvi_attend_stream(const skvi_attend_job *j, int kind, size_t g)
 {
@@ -6822,11 +6831,17 @@ static void skvi_wave_fill(skvi_waves *w)
 {
     uint32_t p, i, k;
     int16_t *at = w->wave;
-    for (p = 0; p < w->fast; p++)
+    for (p = 0; p < w->fast; p++) {             /* token by token on from e^(-31.5 i f) */
+        double f = (double)w->freq[p], c = cos(f), s = sin(f);
+        double x = cos(31.5 * f), y = -sin(31.5 * f);
         for (i = 0; i < SKVI_P; i++, at += 2) {
-            at[0] = skvi_wave_value(cos(((double)i - 31.5) * (double)w->freq[p]));
-            at[1] = skvi_wave_value(sin(((double)i - 31.5) * (double)w->freq[p]));
+            double was = x;
+            at[0] = skvi_wave_value(x);
+            at[1] = skvi_wave_value(y);
+            x = x * c - y * s;
+            y = was * s + y * c;
         }
+    }
     for (i = 0; i < SKVI_P; i++) {
         double x = ((double)i - 31.5) / 31.5, t0 = 1, t1 = x;
         for (k = 0; k < SKVI_WAVE_POLY; k++) {
@@ -7031,7 +7046,7 @@ static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, skvi
     }
     skvi_wave_move(kern, w, t, skvi_get32(page + 8));
     for (r0 = 0; r0 < t->n; r0 += SKVI_GANG) {
-        uint32_t rows = (uint32_t)(t->n - r0 < SKVI_GANG ? t->n - r0 : SKVI_GANG);
+        uint32_t rows = skvi_gang_rows(t, r0);
         for (r = 0; r < rows; r++) {    /* error: half a unit a number, and of waves as much */
             unit[r] = kern->wave_coef(w->now, lane->still + (r0 + r) * 2 * w->whole, w->poly,
                                       w->whole, w->fast, w->work, w->coef + 2 * r, line[r]);
@@ -7096,8 +7111,7 @@ static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
     for (ch = 0; ch < at.plan->coded; ch += slab.n) {
         skvi_slab_load(k, &at, ch, lane->levels, &slab);
         for (r = 0; r < t->n; r += SKVI_GANG)
-            skvi_slab_scores(j, lane, t, &slab, whole, r,
-                             (uint32_t)(t->n - r < SKVI_GANG ? t->n - r : SKVI_GANG));
+            skvi_slab_scores(j, lane, t, &slab, whole, r, skvi_gang_rows(t, r));
     }
     for (row = NULL, n_base = 0;
          n_base < SKVI_MAX_ROWS &&
@@ -7164,8 +7178,7 @@ static void skvi_page_values(const skvi_attend_job *j, const skvi_lane *lane, sk
     for (ch = 0; most > 0 && ch < at.plan->coded; ch += slab.n) {
         skvi_slab_load(k, &at, ch, lane->levels, &slab);
         for (r = 0; r < t->n; r += SKVI_GANG)
-            skvi_slab_values(j, lane, &slab, whole, r,
-                             (uint32_t)(t->n - r < SKVI_GANG ? t->n - r : SKVI_GANG), unit + r);
+            skvi_slab_values(j, lane, &slab, whole, r, skvi_gang_rows(t, r), unit + r);
     }
 }
 

@@ -489,6 +489,7 @@ static void batch_encode(batch *b, uint32_t h, int kind, uint32_t n, const skvi_
 {
     uint32_t l, p;
     skvi_batch job;
+    skvi_coding of;
     for (p = 0; p < TOKENS; p++) b->in[p] = b->use[token_of(p)];
     for (l = 0; l < n; l++) {
         b->scale[l] = skvi_page_scale(b->u + l * TOKENS, b->use, mode_of(h));
@@ -496,14 +497,18 @@ static void batch_encode(batch *b, uint32_t h, int kind, uint32_t n, const skvi_
     }
     memset(b->codes, 0, sizeof b->codes);
     memset(&job, 0, sizeof job);
+    memset(&of, 0, sizeof of);
+    of.kind = kind;
+    of.u = b->u;
+    memcpy(of.in, b->in, sizeof of.in);
     job.n = n;
-    for (l = 0; l < n; l++) {
-        job.u[l] = b->u + l * TOKENS;
-        job.scale[l] = b->scale[l];
-        job.kind[l / 4] = kind;
+    memcpy(job.scale, b->scale, n * sizeof *job.scale);
+    for (l = 0; l < n; l += 4) {
+        job.of[l / 4] = &of;
+        job.ch[l / 4] = l;
         job.codes[l / 4] = b->codes + l / 4 * 16 * h;
     }
-    skvi_encode_quads(k, &b->v, b->in, h, &job);
+    skvi_encode_quads(k, &b->v, h, &job);
     memcpy(b->scale, job.scale, n * sizeof *job.scale);
 }
 
