@@ -1198,9 +1198,9 @@ typedef struct skvi_kernels {
     /* means that RoPE turns: see >>turned */
     void (*wave_step)(double *phase, uint32_t whole, float *now);
     float (*wave_coef)(const float *now, const float *still, const float *poly, uint32_t whole,
-                       uint32_t fast, float *work, int16_t *coef, float *line);
-    void (*wave_sum)(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t rows,
-                     const float *unit, const float *line, float *s);
+                       uint32_t fast, int16_t *coef, float *line);
+    void (*wave_sum)(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t odd,
+                     uint32_t rows, const float *unit, const float *line, float *s);
     /* the encoder's search, in integers: see >>search */
     void (*search)(const struct skvi_trial *t);
     void (*low)(const uint16_t *c, uint16_t *low, unsigned char *state);
@@ -4252,12 +4252,15 @@ static float skvi_weights_avx2(const float *s, unsigned char *p, int16_t *wide)
    The sum is in 16-bit integers; no coefficient's rounding moves a score by more than half a unit.
    T_0 and T_1, a line, stay in float: slow pairs may be large (the key biases of Qwen2).
 
-   Waves are [n][64 tokens][2] of int16, 32767 for 1; coefficients [n][GANG][2], the magnitudes
-   of a row together at most SKVI_WAVE_MOST, so that no sum overflows. */
+   Cosines are even and sines odd about the middle, T_n likewise: sums for the later 32 tokens,
+   even and odd apart, give the earlier ones too. Waves are [even, odd][n / 2][32 tokens][2] of
+   int16, 32767 for 1; a row's coefficients [even, odd][room], their magnitudes together at most
+   SKVI_WAVE_MOST, so that no sum overflows. */
 #define SKVI_SLOW 1.5               /* left out: 2 J_8(1.5) = 5e-6 of such a pair */
 #define SKVI_WAVE_MOST 32500.0f
 #define SKVI_WAVE_POLY 3u           /* waves that T_2 T_3, T_4 T_5, T_6 T_7 take */
 #define SKVI_WAVE_UNIT (1.0f / 32767.0f)
+#define SKVI_WAVE_ROOM(whole) ((whole) + 8u)
 
 typedef struct skvi_waves {
     uint32_t  pairs, whole, fast;   /* whole: pairs up to a multiple of 8 */
@@ -4265,10 +4268,9 @@ typedef struct skvi_waves {
     float    *freq;                 /* [pairs], in that order */
     double   *phase;                /* [4][whole]: e^(i f position), then e^(i f 64) */
     float    *now;                  /* [2][whole]: phase, as floats */
-    float    *poly;                 /* [whole][8]: J_0 2J_2.. J_6 of a pair, J_1.. J_7; fast: 0 */
-    float    *work;                 /* [2][whole] */
-    int16_t  *wave;                 /* [pairs + WAVE_POLY][64][2] */
-    int16_t  *coef;                 /* [pairs + WAVE_POLY][GANG][2] */
+    float    *poly;                 /* [8][whole]: J_0 2J_2.. J_6 of a pair, J_1.. J_7; fast: 0 */
+    int16_t  *wave;                 /* [2][n / 2][32][2] */
+    int16_t  *coef;                 /* [GANG][2][WAVE_ROOM(whole)] */
 } skvi_waves;
 
 /* Turns the phases on by one page. */
@@ -4286,58 +4288,64 @@ static void skvi_wave_step_c(double *phase, uint32_t whole, float *now)
     }
 }
 
-/* Coefficients of one row: still[2][whole] turned by now[2][whole], low pairs gathered into the
-   polynomial, whose line (value in the middle, slope) stays apart. Returns what one is worth; 0:
-   all are 0. coef is [.][GANG][2], one row of it. */
+/* Waves of a page, in twos. */
+static uint32_t skvi_wave_count(uint32_t fast) { return (fast + SKVI_WAVE_POLY + 1) & ~1u; }
+
+/* Coefficients of one row, [2][WAVE_ROOM]: still[2][whole] turned by now[2][whole], low pairs
+   gathered into the polynomial, whose line (value in the middle, slope) stays apart. Returns what
+   one is worth; 0: all are 0. */
 static float skvi_wave_coef_c(const float *now, const float *still, const float *poly,
-                              uint32_t whole, uint32_t fast, float *work, int16_t *coef,
-                              float *line)
+                              uint32_t whole, uint32_t fast, int16_t *coef, float *line)
 {
     SKVI_UNFUSED
-    float part[4][8] = {{0}}, low[8], load[8] = {0}, most, inv;
-    uint32_t p, l;
+    float part[8][8] = {{0}}, work[2][SKV_MAX_HEAD_DIM / 2], low[8], load[8] = {0}, most, inv;
+    uint32_t p, l, k, odd = SKVI_WAVE_ROOM(whole);
     for (p = 0; p < whole; p++) {
         float c = now[p], s = now[whole + p], x = still[p], y = still[whole + p];
-        float a = work[p] = c * x + s * y, b = work[whole + p] = c * y - s * x;
-        for (l = 0; l < 4; l++) {
-            part[p % 4][l] += a * poly[8 * p + l];
-            part[p % 4][4 + l] += b * poly[8 * p + 4 + l];
-        }
-        if (p / 8 * 8 < fast) load[p % 8] += fabsf(a) + fabsf(b);
+        float a = work[0][p] = c * x + s * y, b = work[1][p] = c * y - s * x;
+        for (k = 0; k < 8; k++) part[k][p % 8] += (k < 4 ? a : b) * poly[k * whole + p];
+        if (p < fast) load[p % 8] += fabsf(a) + fabsf(b);
     }
-    for (l = 0; l < 8; l++) low[l] = (part[0][l] + part[1][l]) + (part[2][l] + part[3][l]);
+    for (k = 0; k < 8; k++) {
+        float *x = part[k];
+        low[k] = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
+    }
     for (l = 0; l < 8; l++) load[l] += l % 4 ? fabsf(low[l]) : 0;
     for (l = 0; l < 4; l++) load[l] += load[l + 4];
     most = (load[0] + load[2]) + (load[1] + load[3]);
     inv = most > 1e-30f ? SKVI_WAVE_MOST / most : 0;
-    for (p = 0; p < fast; p++, coef += 2 * SKVI_GANG) {
-        coef[0] = (int16_t)(work[p] * inv + SKVI_MAGIC - SKVI_MAGIC);
-        coef[1] = (int16_t)(work[whole + p] * inv + SKVI_MAGIC - SKVI_MAGIC);
-    }
-    for (l = 1; l < 4; l++, coef += 2 * SKVI_GANG) {
-        coef[0] = (int16_t)(low[l] * inv + SKVI_MAGIC - SKVI_MAGIC);
-        coef[1] = (int16_t)(low[4 + l] * inv + SKVI_MAGIC - SKVI_MAGIC);
+    for (p = 0; p < skvi_wave_count(fast); p++) {
+        float a = p < fast ? work[0][p] : p < fast + SKVI_WAVE_POLY ? low[1 + p - fast] : 0;
+        float b = p < fast ? work[1][p] : p < fast + SKVI_WAVE_POLY ? low[5 + p - fast] : 0;
+        coef[p] = (int16_t)(a * inv + SKVI_MAGIC - SKVI_MAGIC);
+        coef[odd + p] = (int16_t)(b * inv + SKVI_MAGIC - SKVI_MAGIC);
     }
     line[0] = low[0];
     line[1] = low[4] * (1.0f / 31.5f);
     return most / SKVI_WAVE_MOST;
 }
 
-/* s[rows][64] = line[rows][2] at t + unit times the waves' sum. */
-static void skvi_wave_sum_c(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t rows,
-                            const float *unit, const float *line, float *s)
+/* s[rows][64] = line[rows][2] at t + unit times the sum of n waves; coefficients of even and odd
+   waves, and so half a row's, are `odd` apart. */
+static void skvi_wave_sum_c(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t odd,
+                            uint32_t rows, const float *unit, const float *line, float *s)
 {
     SKVI_UNFUSED
+    const int16_t *w = wave, *v = wave + n * SKV_PAGE_TOKENS / 2;
     uint32_t r, t, p;
-    for (r = 0; r < rows; r++, coef += 2, s += SKV_PAGE_TOKENS)
-        for (t = 0; t < SKV_PAGE_TOKENS; t++) {
-            int32_t sum = 0;
+    for (r = 0; r < rows; r++, coef += 2 * odd, line += 2, s += SKV_PAGE_TOKENS)
+        for (t = 0; t < SKV_PAGE_TOKENS / 2; t++) {
+            int32_t even_sum = 0, odd_sum = 0;
+            float x, y;
             for (p = 0; p < n; p++) {
-                const int16_t *w = wave + 2 * (p * SKV_PAGE_TOKENS + t);
-                sum += w[0] * coef[2 * SKVI_GANG * p] + w[1] * coef[2 * SKVI_GANG * p + 1];
+                uint32_t at = p / 2 * SKV_PAGE_TOKENS + 2 * t + p % 2;
+                even_sum += w[at] * coef[p];
+                odd_sum += v[at] * coef[odd + p];
             }
-            s[t] = line[2 * r] + ((float)t - 31.5f) * line[2 * r + 1];
-            s[t] += unit[r] * (float)sum;
+            x = line[0] + unit[r] * (float)even_sum;
+            y = ((float)t + 0.5f) * line[1] + unit[r] * (float)odd_sum;
+            s[SKV_PAGE_TOKENS / 2 + t] = x + y;
+            s[SKV_PAGE_TOKENS / 2 - 1 - t] = x - y;
         }
 }
 
@@ -4360,102 +4368,122 @@ static void skvi_wave_step_avx2(double *phase, uint32_t whole, float *now)
     }
 }
 
-/* Eight cosines and eight sines to pairs of int16. */
+/* Eight cosines to even[8] and eight sines to odd[8], as int16. */
 __attribute__((target("avx2"), always_inline))
-static inline __m256i skvi_wave_pack_avx2(__m256 a, __m256 b, __m256 inv)
+static inline void skvi_wave_pack_avx2(__m256 a, __m256 b, __m256 inv, int16_t *even, int16_t *odd)
 {
     __m256i x = _mm256_cvtps_epi32(_mm256_mul_ps(a, inv));
     __m256i y = _mm256_cvtps_epi32(_mm256_mul_ps(b, inv));
-    return _mm256_blend_epi16(x, _mm256_slli_epi32(y, 16), 0xAA);
+    x = _mm256_permute4x64_epi64(_mm256_packs_epi32(x, y), 0xD8);
+    _mm_storeu_si128((__m128i *)even, _mm256_castsi256_si128(x));
+    _mm_storeu_si128((__m128i *)odd, _mm256_extracti128_si256(x, 1));
+}
+
+/* The sum of each of four vectors. */
+__attribute__((target("avx2"), always_inline))
+static inline __m128 skvi_four_sums_avx2(const __m256 *x)
+{
+    __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
+    return _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
 }
 
 __attribute__((target("avx2")))
 static float skvi_wave_coef_avx2(const float *now, const float *still, const float *poly,
-                                 uint32_t whole, uint32_t fast, float *work, int16_t *coef,
-                                 float *line)
+                                 uint32_t whole, uint32_t fast, int16_t *coef, float *line)
 {
     SKVI_UNFUSED
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
-    __m256 low = _mm256_setzero_ps(), load = low, part[4] = {low, low, low, low}, inv;
-    float most, lows[16] = {0};
-    int32_t pack[8];
-    uint32_t p, l;
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256 zero = _mm256_setzero_ps(), low, load = zero, part[8], inv;
+    float most, work[2][SKV_MAX_HEAD_DIM / 2 + 8];
+    uint32_t p, k, odd = SKVI_WAVE_ROOM(whole);
+    SKVI_LA_UNROLL
+    for (k = 0; k < 8; k++) part[k] = zero;
     for (p = 0; p < whole; p += 8) {
         __m256 c = _mm256_loadu_ps(now + p), s = _mm256_loadu_ps(now + whole + p), a, b;
         __m256 x = _mm256_loadu_ps(still + p), y = _mm256_loadu_ps(still + whole + p);
         a = _mm256_add_ps(_mm256_mul_ps(c, x), _mm256_mul_ps(s, y));
         b = _mm256_sub_ps(_mm256_mul_ps(c, y), _mm256_mul_ps(s, x));
-        _mm256_storeu_ps(work + p, a);
-        _mm256_storeu_ps(work + whole + p, b);
-        if (p >= fast) continue;
-        load = _mm256_add_ps(load, _mm256_add_ps(_mm256_and_ps(a, magnitude),
-                                                 _mm256_and_ps(b, magnitude)));
-    }
-    for (p = fast & ~3u; p < whole; p += 4)
-        SKVI_LA_UNROLL
-        for (l = 0; l < 4; l++) {
-            __m256 x = _mm256_set_m128(_mm_set1_ps(work[whole + p + l]), _mm_set1_ps(work[p + l]));
-            x = _mm256_mul_ps(x, _mm256_loadu_ps(poly + 8 * (p + l)));
-            part[l] = _mm256_add_ps(part[l], x);
+        if (p < fast) {
+            _mm256_storeu_ps(work[0] + p, a);
+            _mm256_storeu_ps(work[1] + p, b);
+            x = _mm256_add_ps(_mm256_and_ps(a, magnitude), _mm256_and_ps(b, magnitude));
+            y = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32((int)(fast - p)), lanes));
+            load = _mm256_add_ps(load, _mm256_and_ps(x, y));
         }
-    low = _mm256_add_ps(_mm256_add_ps(part[0], part[1]), _mm256_add_ps(part[2], part[3]));
-    _mm256_storeu_ps(lows, low);
-    line[0] = lows[0];
-    line[1] = lows[4] * (1.0f / 31.5f);
-    low = _mm256_blend_ps(low, _mm256_setzero_ps(), 0x11);
+        if (p + 8 <= fast) continue;
+        SKVI_LA_UNROLL
+        for (k = 0; k < 8; k++)
+            part[k] = _mm256_add_ps(part[k], _mm256_mul_ps(k < 4 ? a : b,
+                                                           _mm256_loadu_ps(poly + k * whole + p)));
+    }
+    low = _mm256_set_m128(skvi_four_sums_avx2(part + 4), skvi_four_sums_avx2(part));
+    line[0] = _mm256_cvtss_f32(low);
+    line[1] = _mm_cvtss_f32(_mm256_extractf128_ps(low, 1)) * (1.0f / 31.5f);
+    low = _mm256_blend_ps(low, zero, 0x11);
     most = skvi_sum_avx2(_mm256_add_ps(load, _mm256_and_ps(low, magnitude)));
     inv = _mm256_set1_ps(most > 1e-30f ? SKVI_WAVE_MOST / most : 0);
-    for (p = 0; p < fast + SKVI_WAVE_POLY; p += l) {
-        uint32_t n = p < fast ? fast - p : SKVI_WAVE_POLY;
-        __m256 a = _mm256_loadu_ps(p < fast ? work + p : lows + 1);
-        __m256 b = _mm256_loadu_ps(p < fast ? work + whole + p : lows + 5);
-        _mm256_storeu_si256((__m256i *)pack, skvi_wave_pack_avx2(a, b, inv));
-        for (l = 0; l < n && l < 8; l++) memcpy(coef + 2 * SKVI_GANG * (p + l), &pack[l], 4);
-    }
+    for (p = 0; p < fast; p += 8)
+        skvi_wave_pack_avx2(_mm256_loadu_ps(work[0] + p), _mm256_loadu_ps(work[1] + p), inv,
+                            coef + p, coef + odd + p);
+    low = _mm256_permutevar8x32_ps(low, _mm256_setr_epi32(1, 2, 3, 0, 5, 6, 7, 4));
+    skvi_wave_pack_avx2(low, _mm256_permute2f128_ps(low, low, 0x81), inv, coef + fast,
+                        coef + odd + fast);
     return most / SKVI_WAVE_MOST;
+}
+
+/* Line and sums of 8 tokens from the middle + at on, and of the 8 that mirror them. */
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_wave_write_avx2(__m256i even, __m256i odd, float unit, const float *line,
+                                        uint32_t at, float *s)
+{
+    SKVI_UNFUSED
+    const __m256 half = _mm256_setr_ps(0.5f, 1.5f, 2.5f, 3.5f, 4.5f, 5.5f, 6.5f, 7.5f);
+    const __m256i mirror = _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+    __m256 x = _mm256_mul_ps(_mm256_set1_ps(unit), _mm256_cvtepi32_ps(even));
+    __m256 y = _mm256_mul_ps(_mm256_set1_ps(unit), _mm256_cvtepi32_ps(odd));
+    __m256 t = _mm256_add_ps(half, _mm256_set1_ps((float)at));
+    x = _mm256_add_ps(_mm256_set1_ps(line[0]), x);
+    y = _mm256_add_ps(_mm256_mul_ps(t, _mm256_set1_ps(line[1])), y);
+    _mm256_storeu_ps(s + SKV_PAGE_TOKENS / 2 + at, _mm256_add_ps(x, y));
+    x = _mm256_permutevar8x32_ps(_mm256_sub_ps(x, y), mirror);
+    _mm256_storeu_ps(s + SKV_PAGE_TOKENS / 2 - 8 - at, x);
 }
 
 __attribute__((target("avx2"), always_inline))
 static inline void skvi_wave_rows_avx2(const uint32_t rows, const int16_t *wave,
-                                       const int16_t *coef, uint32_t n, const float *unit,
-                                       const float *line, float *s)
+                                       const int16_t *coef, uint32_t n, uint32_t odd,
+                                       const float *unit, const float *line, float *s)
 {
-    SKVI_UNFUSED
-    const __m256 middle = _mm256_setr_ps(-31.5f, -30.5f, -29.5f, -28.5f, -27.5f, -26.5f, -25.5f,
-                                         -24.5f);
     uint32_t t, p, r;
-    for (t = 0; t < SKV_PAGE_TOKENS; t += 16, wave += 32) {
+    for (t = 0; t < SKV_PAGE_TOKENS / 2; t += 8, wave += 16) {
         const int16_t *w = wave, *q = coef;
         __m256i a[4][2];
+        SKVI_LA_UNROLL
         for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
-        for (p = 0; p < n; p++, w += 2 * SKV_PAGE_TOKENS, q += 2 * SKVI_GANG) {
-            __m256i x = SKVI_LOAD256(w), y = SKVI_LOAD256(w + 16);
+        for (p = 0; p < n; p += 2, w += SKV_PAGE_TOKENS, q += 2) {
+            __m256i x = SKVI_LOAD256(w), y = SKVI_LOAD256(w + n * SKV_PAGE_TOKENS / 2);
             SKVI_LA_UNROLL
             for (r = 0; r < rows; r++) {
-                int32_t two;
-                __m256i z;
-                memcpy(&two, q + 2 * r, 4);
-                z = _mm256_set1_epi32(two);
-                a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(x, z));
-                a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(y, z));
+                int32_t two, twin;
+                memcpy(&two, q + 2 * odd * r, 4);
+                memcpy(&twin, q + 2 * odd * r + odd, 4);
+                a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(x, _mm256_set1_epi32(two)));
+                a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(y, _mm256_set1_epi32(twin)));
             }
         }
-        for (r = 0; r < 2 * rows; r++) {
-            const float *l = line + r / 2 * 2;
-            __m256 x = _mm256_mul_ps(_mm256_set1_ps(unit[r / 2]),
-                                     _mm256_cvtepi32_ps(a[r / 2][r % 2]));
-            __m256 y = _mm256_add_ps(middle, _mm256_set1_ps((float)(t + 8 * (r % 2))));
-            y = _mm256_add_ps(_mm256_set1_ps(l[0]), _mm256_mul_ps(y, _mm256_set1_ps(l[1])));
-            _mm256_storeu_ps(s + r / 2 * SKV_PAGE_TOKENS + t + 8 * (r % 2), _mm256_add_ps(y, x));
-        }
+        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++)
+            skvi_wave_write_avx2(a[r][0], a[r][1], unit[r], line + 2 * r, t,
+                                 s + r * SKV_PAGE_TOKENS);
     }
 }
 
 __attribute__((target("avx2")))
-static void skvi_wave_sum_avx2(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t rows,
-                               const float *unit, const float *line, float *s)
+static void skvi_wave_sum_avx2(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t odd,
+                               uint32_t rows, const float *unit, const float *line, float *s)
 {
-    SKVI_BY_ROWS(skvi_wave_rows_avx2, rows, wave, coef, n, unit, line, s);
+    SKVI_BY_ROWS(skvi_wave_rows_avx2, rows, wave, coef, n, odd, unit, line, s);
 }
 #endif
 
@@ -5354,9 +5382,8 @@ static skvi_waves *skvi_waves_layout(skvi_arena *a, size_t d)
     to->phase = (double *)skvi_take(a, whole, 4 * sizeof(double));
     to->now = (float *)skvi_take(a, whole, 2 * sizeof(float));
     to->poly = (float *)skvi_take(a, whole, 8 * sizeof(float));
-    to->work = (float *)skvi_take(a, whole, 2 * sizeof(float));
-    to->wave = (int16_t *)skvi_take(a, pairs + SKVI_WAVE_POLY, 2 * SKVI_P * sizeof(int16_t));
-    to->coef = (int16_t *)skvi_take(a, pairs + SKVI_WAVE_POLY, 2 * SKVI_GANG * sizeof(int16_t));
+    to->wave = (int16_t *)skvi_take(a, skvi_wave_count((uint32_t)pairs), SKVI_P * sizeof(int16_t));
+    to->coef = (int16_t *)skvi_take(a, SKVI_WAVE_ROOM(whole), 2 * SKVI_GANG * sizeof(int16_t));
     return w;
 }
 
@@ -6810,7 +6837,7 @@ static const skvi_stream *skvi_attend_stream(const skvi_attend_job *j, int kind,
 
 /* J_0(z) 2J_2 2J_4 2J_6 2J_1 2J_3 2J_5 2J_7, signs as cos(z x) and sin(z x) have them, |z| < 2:
    the power series, Abramowitz and Stegun 9.1.10. */
-static void skvi_wave_bessel(double z, float *out)
+static void skvi_wave_bessel(double z, float *out, size_t stride)
 {
     uint32_t n, m;
     for (n = 0; n < 8; n++) {
@@ -6820,7 +6847,7 @@ static void skvi_wave_bessel(double z, float *out)
             sum += term;
             term *= -(z / 2) * (z / 2) / ((m + 1.0) * (m + 1.0 + n));
         }
-        out[n % 2 * 4 + n / 2] = (float)(n / 2 % 2 ? -sum : sum);
+        out[(n % 2 * 4 + n / 2) * stride] = (float)(n / 2 % 2 ? -sum : sum);
     }
 }
 
@@ -6829,26 +6856,29 @@ static int16_t skvi_wave_value(double x) { return (int16_t)floor(x * 32767.0 + 0
 /* Waves of the pairs that turn fast, and Chebyshev's polynomials T_2 to T_7 after them. */
 static void skvi_wave_fill(skvi_waves *w)
 {
-    uint32_t p, i, k;
-    int16_t *at = w->wave;
-    for (p = 0; p < w->fast; p++) {             /* token by token on from e^(-31.5 i f) */
+    uint32_t p, i, k, n = skvi_wave_count(w->fast);
+    int16_t *at, *odd = w->wave + n * (SKVI_P / 2);
+    memset(w->wave, 0, n * SKVI_P * sizeof *w->wave);
+    for (p = 0; p < w->fast; p++) {             /* token by token on from e^(i f / 2) */
         double f = (double)w->freq[p], c = cos(f), s = sin(f);
-        double x = cos(31.5 * f), y = -sin(31.5 * f);
-        for (i = 0; i < SKVI_P; i++, at += 2) {
+        double x = cos(0.5 * f), y = sin(0.5 * f);
+        for (i = 0; i < SKVI_P / 2; i++) {
             double was = x;
-            at[0] = skvi_wave_value(x);
-            at[1] = skvi_wave_value(y);
+            at = w->wave + p / 2 * SKVI_P + 2 * i + p % 2;
+            *at = skvi_wave_value(x);
+            at[odd - w->wave] = skvi_wave_value(y);
             x = x * c - y * s;
             y = was * s + y * c;
         }
     }
-    for (i = 0; i < SKVI_P; i++) {
-        double x = ((double)i - 31.5) / 31.5, t0 = 1, t1 = x;
-        for (k = 0; k < SKVI_WAVE_POLY; k++) {
+    for (i = 0; i < SKVI_P / 2; i++) {
+        double x = ((double)i + 0.5) / 31.5, t0 = 1, t1 = x;
+        for (k = w->fast; k < w->fast + SKVI_WAVE_POLY; k++) {
             t0 = 2 * x * t1 - t0;
             t1 = 2 * x * t0 - t1;
-            at[2 * (k * SKVI_P + i)] = skvi_wave_value(t0);
-            at[2 * (k * SKVI_P + i) + 1] = skvi_wave_value(t1);
+            at = w->wave + k / 2 * SKVI_P + 2 * i + k % 2;
+            *at = skvi_wave_value(t0);
+            at[odd - w->wave] = skvi_wave_value(t1);
         }
     }
 }
@@ -6875,7 +6905,7 @@ static void skvi_wave_begin(const skvi_turn *r, skvi_waves *w)
         double f = (double)(w->freq[p] = r->freq[w->order[p]]);
         w->phase[2 * w->whole + p] = cos(f * SKVI_P);
         w->phase[3 * w->whole + p] = sin(f * SKVI_P);
-        if (p >= w->fast) skvi_wave_bessel(31.5 * f, w->poly + 8 * p);
+        if (p >= w->fast) skvi_wave_bessel(31.5 * f, w->poly + p, w->whole);
     }
     skvi_wave_fill(w);
 }
@@ -7037,6 +7067,7 @@ static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, skvi
     const skvi_kernels *kern = j->c->coder.kern;
     skvi_waves *w = lane->waves;
     size_t r, r0, i;
+    uint32_t odd = SKVI_WAVE_ROOM(w ? w->whole : 0);
     float unit[SKVI_GANG], line[SKVI_GANG][2];
     for (r = 0; r < t->n; r++) t->rounded[r] = 0;
     if (!s->turn) {
@@ -7049,12 +7080,12 @@ static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, skvi
         uint32_t rows = skvi_gang_rows(t, r0);
         for (r = 0; r < rows; r++) {    /* error: half a unit a number, and of waves as much */
             unit[r] = kern->wave_coef(w->now, lane->still + (r0 + r) * 2 * w->whole, w->poly,
-                                      w->whole, w->fast, w->work, w->coef + 2 * r, line[r]);
+                                      w->whole, w->fast, w->coef + 2 * r * odd, line[r]);
             line[r][0] += t->qmean[r0 + r];
             t->rounded[r0 + r] = unit[r] * (float)(w->fast + SKVI_WAVE_POLY + 1);
             unit[r] *= SKVI_WAVE_UNIT;
         }
-        kern->wave_sum(w->wave, w->coef, w->fast + SKVI_WAVE_POLY, rows, unit, line[0],
+        kern->wave_sum(w->wave, w->coef, skvi_wave_count(w->fast), odd, rows, unit, line[0],
                        lane->s + r0 * SKVI_P);
     }
 }

@@ -679,16 +679,17 @@ static void wave_open(wave_job *j, uint32_t pairs, int how)
 static void wave_run(wave_job *j, const skvi_kernels *k, uint32_t position, uint32_t pages)
 {
     skvi_atile t = {0};
-    uint32_t r, n = j->w->fast + SKVI_WAVE_POLY;
+    uint32_t r, odd = SKVI_WAVE_ROOM(j->w->whole);
     float unit[GANG], line[GANG][2];
     for (r = 0; r <= pages; r++) skvi_wave_move(k, j->w, &t, position - 64 * (pages - r));
     for (r = 0; r < j->rows; r++) {
         j->unit[r] = k->wave_coef(j->w->now, j->still[r], j->w->poly, j->w->whole, j->w->fast,
-                                  j->w->work, j->w->coef + 2 * r, line[r]);
+                                  j->w->coef + 2 * r * odd, line[r]);
         line[r][0] += j->base[r];
         unit[r] = j->unit[r] * SKVI_WAVE_UNIT;
     }
-    k->wave_sum(j->w->wave, j->w->coef, n, j->rows, unit, line[0], j->s);
+    k->wave_sum(j->w->wave, j->w->coef, skvi_wave_count(j->w->fast), odd, j->rows, unit, line[0],
+                j->s);
 }
 
 /* Against cosines and sines of every token's own angle: half a unit for every number's rounding,
