@@ -1180,8 +1180,8 @@ typedef struct skvi_kernels {
     /* attention on levels: see >>integer */
     float (*query)(const float *q, const float *step, const float *zero, uint32_t n, int wide,
                    void *out, size_t stride, float *offset);
-    void (*score)(const signed char *levels, const signed char *q, uint32_t pairs, uint32_t rows,
-                  int32_t *acc);
+    void (*score)(const signed char *levels, const signed char *q, const unsigned char *group,
+                  uint32_t rows, int32_t *acc);
     void (*score_wide)(const signed char *levels, const int16_t *q, uint32_t pairs, uint32_t rows,
                        int32_t *acc);
     void (*value)(const signed char *levels, const unsigned char *p, uint32_t pairs, uint32_t every,
@@ -3772,10 +3772,13 @@ static float skvi_query_c(const float *q, const float *step, const float *zero, 
     return top / most;
 }
 
-static void skvi_score_c(const signed char *levels, const signed char *q, uint32_t pairs,
-                         uint32_t rows, int32_t *acc)
+/* group[]: pairs whose sums fit in 16 bits together, up to a 0; for tables that profit. */
+static void skvi_score_c(const signed char *levels, const signed char *q,
+                         const unsigned char *group, uint32_t rows, int32_t *acc)
 {
-    uint32_t p, r, i, j;
+    uint32_t p, r, i, j, pairs = 0;
+    memset(acc, 0, rows * SKV_PAGE_TOKENS * sizeof *acc);
+    for (p = 0; group[p]; p++) pairs += group[p];
     for (p = 0; p < pairs; p++)
         for (r = 0; r < rows; r++)
             for (i = 0; i < SKVI_STEPS; i++)
@@ -3788,6 +3791,7 @@ static void skvi_score_wide_c(const signed char *levels, const int16_t *q, uint3
                               uint32_t rows, int32_t *acc)
 {
     uint32_t p, r, i, j;
+    memset(acc, 0, rows * SKV_PAGE_TOKENS * sizeof *acc);
     for (p = 0; p < pairs; p++)
         for (r = 0; r < rows; r++)
             for (i = 0; i < SKVI_STEPS; i++)
@@ -3797,6 +3801,7 @@ static void skvi_score_wide_c(const signed char *levels, const int16_t *q, uint3
                         q[(p * rows + r) * 16 + j / 16 * 8 + j % 4];
 }
 
+/* every: steps whose sums fit in 16 bits together, 1 to 8. */
 static void skvi_value_c(const signed char *levels, const unsigned char *w, uint32_t pairs,
                          uint32_t every, uint32_t rows, int32_t *acc)
 {
@@ -3954,46 +3959,52 @@ static float skvi_query_avx2(const float *q, const float *step, const float *zer
         else f(1, __VA_ARGS__);                                                                   \
     } while (0)
 
-/* Two steps: sums of 8 channels for 8 tokens onto acc. */
-__attribute__((target("avx2"), always_inline))
-static inline void skvi_score_add_avx2(int32_t *acc, __m256i a, __m256i b)
-{
-    __m256i x = _mm256_permute2x128_si256(a, b, 0x20), y = _mm256_permute2x128_si256(a, b, 0x31);
-    x = _mm256_add_epi32(_mm256_add_epi32(x, y), SKVI_LOAD256(acc));
-    _mm256_storeu_si256((__m256i *)acc, x);
-}
-
-/* Sums in 16 bits: the caller sees to it that these pairs cannot overflow. */
+/* Two steps at a time, sums of 16 bits while a group lasts. */
 __attribute__((target("avx2"), always_inline))
 static inline void skvi_score_rows_avx2(const uint32_t rows, const signed char *levels,
-                                        const signed char *q, uint32_t pairs, int32_t *acc)
+                                        const signed char *q, const unsigned char *group,
+                                        int32_t *acc)
 {
     const __m256i one = _mm256_set1_epi16(1);
     uint32_t i, p, r;
-    for (i = 0; i < SKVI_STEPS; i += 2) {
+    for (i = 0; i < SKVI_STEPS; i += 2, acc += 8) {
         const signed char *level = levels + 32 * i, *query = q;
-        __m256i a[4][2];
-        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
-        for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 32 * rows) {
-            __m256i x = SKVI_LOAD256(level), y = SKVI_LOAD256(level + 32);
+        const unsigned char *g;
+        __m256i a[4][2], sum[4][2], x, y;
+        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+        for (g = group; *g; g++) {
+            for (p = 0; p < *g; p++, level += SKVI_PAIR_BYTES, query += 32 * rows) {
+                x = SKVI_LOAD256(level);
+                y = SKVI_LOAD256(level + 32);
+                SKVI_LA_UNROLL
+                for (r = 0; r < rows; r++) {
+                    __m256i z = SKVI_LOAD256(query + 32 * r);
+                    __m256i u = _mm256_maddubs_epi16(x, z), v = _mm256_maddubs_epi16(y, z);
+                    a[r][0] = p ? _mm256_add_epi16(a[r][0], u) : u;
+                    a[r][1] = p ? _mm256_add_epi16(a[r][1], v) : v;
+                }
+            }
             SKVI_LA_UNROLL
             for (r = 0; r < rows; r++) {
-                __m256i z = SKVI_LOAD256(query + 32 * r);
-                a[r][0] = _mm256_add_epi16(a[r][0], _mm256_maddubs_epi16(x, z));
-                a[r][1] = _mm256_add_epi16(a[r][1], _mm256_maddubs_epi16(y, z));
+                sum[r][0] = _mm256_add_epi32(sum[r][0], _mm256_madd_epi16(a[r][0], one));
+                sum[r][1] = _mm256_add_epi32(sum[r][1], _mm256_madd_epi16(a[r][1], one));
             }
         }
-        for (r = 0; r < rows; r++)
-            skvi_score_add_avx2(acc + r * SKV_PAGE_TOKENS + 4 * i,
-                                _mm256_madd_epi16(a[r][0], one), _mm256_madd_epi16(a[r][1], one));
+        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++) {
+            x = _mm256_permute2x128_si256(sum[r][0], sum[r][1], 0x20);
+            y = _mm256_permute2x128_si256(sum[r][0], sum[r][1], 0x31);
+            _mm256_storeu_si256((__m256i *)(acc + r * SKV_PAGE_TOKENS), _mm256_add_epi32(x, y));
+        }
     }
 }
 
 __attribute__((target("avx2")))
-static void skvi_score_avx2(const signed char *levels, const signed char *q, uint32_t pairs,
-                            uint32_t rows, int32_t *acc)
+static void skvi_score_avx2(const signed char *levels, const signed char *q,
+                            const unsigned char *group, uint32_t rows, int32_t *acc)
 {
-    SKVI_BY_ROWS(skvi_score_rows_avx2, rows, levels, q, pairs, acc);
+    SKVI_BY_ROWS(skvi_score_rows_avx2, rows, levels, q, group, acc);
 }
 
 /* 16 levels as 16-bit numbers. */
@@ -4026,7 +4037,6 @@ static inline void skvi_score_wide_rows_avx2(const uint32_t rows, const signed c
             }
         for (r = 0; r < rows; r++, acc += SKV_PAGE_TOKENS) {
             sum = _mm256_permute4x64_epi64(_mm256_hadd_epi32(a[r][0], a[r][1]), 0xD8);
-            sum = _mm256_add_epi32(sum, SKVI_LOAD256(acc + 4 * i));
             _mm256_storeu_si256((__m256i *)(acc + 4 * i), sum);
         }
         acc -= rows * SKV_PAGE_TOKENS;
@@ -4040,40 +4050,44 @@ static void skvi_score_wide_avx2(const signed char *levels, const int16_t *q, ui
     SKVI_BY_ROWS(skvi_score_wide_rows_avx2, rows, levels, q, pairs, acc);
 }
 
-/* One pair or two, n, which share what is loaded of the weights; sums of `every` steps fit in 16
-   bits. */
+/* One pair or two, n, which share what is loaded of the weights. */
 __attribute__((target("avx2"), always_inline))
 static inline void skvi_value_pairs_avx2(const uint32_t rows, const uint32_t every,
                                          const uint32_t n, const signed char *levels,
                                          const unsigned char *w, int32_t *acc)
 {
     const __m256i one = _mm256_set1_epi16(1);
+    __m256i a[4][2], sum[4][2], x[2];
     uint32_t r, i, e, k;
-    for (i = 0; i < SKVI_STEPS; i += every) {
-        __m256i a[4][2];
-        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
+    SKVI_LA_UNROLL
+    for (r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+    for (i = 0; i < SKVI_STEPS; i += every, levels += 32 * every, w += 4 * every) {
         SKVI_LA_UNROLL
-        for (e = i; e < i + every; e++) {
-            __m256i x = SKVI_LOAD256(levels + 32 * e), y = x;
-            if (n == 2) y = SKVI_LOAD256(levels + SKVI_PAIR_BYTES + 32 * e);
+        for (e = 0; e < every; e++) {
+            x[0] = SKVI_LOAD256(levels + 32 * e);
+            x[1] = n == 2 ? SKVI_LOAD256(levels + SKVI_PAIR_BYTES + 32 * e) : x[0];
             SKVI_LA_UNROLL
             for (r = 0; r < rows; r++) {
                 int32_t four;
-                __m256i z;
                 memcpy(&four, w + r * SKV_PAGE_TOKENS + 4 * e, 4);
-                z = _mm256_set1_epi32(four);
-                a[r][0] = _mm256_add_epi16(a[r][0], _mm256_maddubs_epi16(z, x));
-                if (n == 2) a[r][1] = _mm256_add_epi16(a[r][1], _mm256_maddubs_epi16(z, y));
+                SKVI_LA_UNROLL
+                for (k = 0; k < n; k++) {
+                    __m256i y = _mm256_maddubs_epi16(_mm256_set1_epi32(four), x[k]);
+                    a[r][k] = e ? _mm256_add_epi16(a[r][k], y) : y;
+                }
             }
         }
-        for (k = 0; k < n; k++)
-            for (r = 0; r < rows; r++) {
-                __m256i sum = _mm256_madd_epi16(a[r][k], one);
-                int32_t *to = acc + 8 * (k * rows + r);
-                if (i) sum = _mm256_add_epi32(sum, SKVI_LOAD256(to));
-                _mm256_storeu_si256((__m256i *)to, sum);
-            }
+        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++)
+            SKVI_LA_UNROLL
+            for (k = 0; k < n; k++)
+                sum[r][k] = _mm256_add_epi32(sum[r][k], _mm256_madd_epi16(a[r][k], one));
     }
+    SKVI_LA_UNROLL
+    for (r = 0; r < rows; r++)
+        SKVI_LA_UNROLL
+        for (k = 0; k < n; k++)
+            _mm256_storeu_si256((__m256i *)(acc + 8 * (k * rows + r)), sum[r][k]);
 }
 
 __attribute__((target("avx2"), always_inline))
@@ -5337,6 +5351,22 @@ typedef struct skvi_coding {
 } skvi_coding;
 #define SKVI_GATHER 2u              /* head groups whose K and V are encoded together */
 
+/* Up to SLAB channels of a stream that are all wide or all narrow: where they are in a sub and how
+   kernels take them; after skvi_slab_expand also their factors. */
+typedef struct skvi_slab {
+    uint32_t ch, n;                 /* from which channel on, how many, whole quads */
+    int      wide, kind;
+    uint32_t n_runs;                /* of quads of one h */
+    struct { uint32_t h, first, quads, bias, codes; } run[SKVI_MODES];     /* codes: bytes before */
+    unsigned char every[SKVI_SLAB / 8];     /* of a pair: as values want it */
+    unsigned char group[SKVI_SLAB / 8 + 1]; /* pairs at a time, as scores want them; then 0 */
+    float    reach;                 /* the largest levels of each channel, summed */
+    float    unit[SKVI_SLAB / SKVI_QUAD];
+    float    zero[SKVI_SLAB / SKVI_QUAD];   /* what was added to levels */
+    float    step[SKVI_SLAB];       /* factors; 0 up to whole pairs */
+} skvi_slab;
+#define SKVI_SLABS(D) (SKVI_WHOLE(D) / SKVI_SLAB + 2)        /* most that D channels make */
+
 typedef struct skvi_lane {
     float *xt, *u;                  /* encode: [D][64], [streams][whole D][64] */
     uint16_t *scale;                /* encode: [streams][whole D] */
@@ -5346,6 +5376,7 @@ typedef struct skvi_lane {
     float *q, *ql, *s, *ol, *oo;    /* attend: [tile_rows] times d, whole D, 64, whole D, dv */
     float *tile;                    /* attend: [max(d, dv)][64] */
     signed char *levels;            /* of a slab: [SLAB / 8][16][2][16] */
+    skvi_slab *slab[2];             /* attend: K and V of the head group at hand */
     signed char *gang;              /* attend: queries of GANG rows as kernels want them */
     unsigned char *weight;          /* attend: [tile_rows][64] */
     int16_t *weight_wide;           /* likewise */
@@ -5390,7 +5421,7 @@ static skvi_waves *skvi_waves_layout(skvi_arena *a, size_t d)
 static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, size_t rows,
                              size_t streams)
 {
-    size_t f = sizeof(float), start, end;
+    size_t f = sizeof(float), start, end, i;
     skvi_lane tmp;
     if (!l) l = &tmp;
     l->levels = (signed char *)skvi_take(a, SKVI_SLAB / 8, SKVI_PAIR_BYTES);
@@ -5418,6 +5449,8 @@ static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, si
     l->weight_wide = (int16_t *)skvi_take(a, rows, SKVI_P * sizeof(int16_t));
     l->acc = (int32_t *)skvi_take(a, SKVI_GANG, SKVI_P * sizeof(int32_t));
     l->still = (float *)skvi_take(a, rows, 2 * SKVI_WHOLE(d / 2) * f);
+    for (i = 0; i < 2; i++)
+        l->slab[i] = (skvi_slab *)skvi_take(a, SKVI_SLABS(D), sizeof(skvi_slab));
     if (a->used < end) a->used = end;
 }
 
@@ -5952,59 +5985,69 @@ static skvi_sub skvi_sub_at(const skvi_coder *c, uint32_t layer, size_t index,
     return s;
 }
 
-/* Up to SLAB channels of a sub that are all wide or all narrow, expanded. */
-typedef struct skvi_slab {
-    uint32_t ch, n;                 /* from which channel on, how many, whole quads */
-    int      wide;
-    uint32_t bits[SKVI_SLAB / SKVI_QUAD];   /* of a quad's levels */
-    float    unit[SKVI_SLAB / SKVI_QUAD];
-    float    zero[SKVI_SLAB / SKVI_QUAD];   /* what was added to levels */
-    float    step[SKVI_SLAB];       /* factors; 0 up to whole pairs */
-} skvi_slab;
-
 static int skvi_is_wide(const skvi_coder *c, uint32_t h) { return c->precise || h > SKVI_NARROW; }
 
-/* Whether any of a sub's channels is: rich ones come first. */
-static int skvi_has_wide(const skvi_coder *c, const skvi_plan *plan)
+/* How kernels take a slab's channels; bits[] are of its quads' levels and fall along them. */
+static void skvi_slab_pairs(skvi_slab *b, const uint32_t *bits)
 {
-    uint32_t m = SKVI_MODES - 1;
-    while (m && !plan->n[m]) m--;
-    return skvi_is_wide(c, skvi_mode_half[m]);
+    uint32_t p, load = 0, pairs = (b->n + 7) / 8, groups = 0;
+    memset(b->group, 0, sizeof b->group);
+    for (p = 0; p < pairs && !b->wide; p++) {
+        uint32_t more = 8u >> (7 - bits[2 * p]);    /* eighths of what fits in 16 bits */
+        if (load + more > 8) groups++, load = 0;
+        load += more;
+        b->group[groups]++;
+        b->every[p] = (unsigned char)(8u >> (bits[2 * p] - 4));
+    }
+    for (b->reach = 0, p = 0; p < b->n / SKVI_QUAD; p++)
+        b->reach += (float)(SKVI_QUAD << (bits[p] - 1));
 }
 
 /* The slab from channel ch on. */
-static void skvi_slab_load(const skvi_coder *c, const skvi_sub *at, uint32_t ch,
-                           signed char *levels, skvi_slab *b)
+static void skvi_slab_plan(const skvi_coder *c, const skvi_plan *plan, int kind, uint32_t ch,
+                           skvi_slab *b)
 {
-    const skvi_plan *plan = at->plan;
-    const unsigned char *nibbles = at->bytes + SKVI_SUB_HEADER;
-    const unsigned char *codes = nibbles + SKVI_SCALE_BYTES(plan->coded);
-    uint32_t m = SKVI_MODES - 1, end = plan->n[m], i, n, h, quads;
+    uint32_t m = SKVI_MODES - 1, end = plan->n[m], i, n, bits[SKVI_SLAB / SKVI_QUAD];
+    uint32_t codes = SKVI_SUB_HEADER + SKVI_SCALE_BYTES(plan->coded);
     for (; end <= ch; end += plan->n[--m]) codes += plan->n[m] * SKVI_CODE_BYTES(skvi_mode_half[m]);
     codes += (plan->n[m] - (end - ch)) * SKVI_CODE_BYTES(skvi_mode_half[m]);
     b->ch = ch;
-    b->n = 0;
+    b->n = b->n_runs = 0;
+    b->kind = kind;
     b->wide = skvi_is_wide(c, skvi_mode_half[m]);
     for (; ch < plan->coded && b->n < SKVI_SLAB; ch += n, b->n += n) {
-        const skvi_code *code;
-        int bias;
+        uint32_t h, bias;
         while (end <= ch) end += plan->n[--m];
         h = skvi_mode_half[m];
         if (skvi_is_wide(c, h) != b->wide) break;
-        code = &skvi_codes[m];
         n = end - ch < SKVI_SLAB - b->n ? end - ch : SKVI_SLAB - b->n;
-        bias = at->kind == 0 && !b->wide && c->kern->unsigned_keys ? 1 << (code->bits - 1) : 0;
-        c->kern->expand(codes, h, at->kind, bias, n / SKVI_QUAD, b->n / SKVI_QUAD, levels);
+        bias = !kind && !b->wide && c->kern->unsigned_keys ? 1u << (skvi_codes[m].bits - 1) : 0;
         for (i = b->n / SKVI_QUAD; i < (b->n + n) / SKVI_QUAD; i++) {
-            b->bits[i] = code->bits;
-            b->unit[i] = code->unit;
+            bits[i] = skvi_codes[m].bits;
+            b->unit[i] = skvi_codes[m].unit;
             b->zero[i] = (float)bias;
         }
+        b->run[b->n_runs].h = h;
+        b->run[b->n_runs].first = b->n / SKVI_QUAD;
+        b->run[b->n_runs].quads = n / SKVI_QUAD;
+        b->run[b->n_runs].bias = bias;
+        b->run[b->n_runs++].codes = codes;
         codes += n * SKVI_CODE_BYTES(h);
     }
-    quads = b->n / SKVI_QUAD;
-    if (quads & 1u) b->unit[quads] = b->zero[quads] = 0;    /* levels there count 0 times */
-    c->kern->steps(nibbles + b->ch / 2, b->n, at->bytes[4], b->unit, b->step);
+    i = b->n / SKVI_QUAD;
+    if (i & 1u) b->unit[i] = b->zero[i] = 0;        /* levels there count 0 times */
+    skvi_slab_pairs(b, bits);
+}
+
+/* Levels and factors of a slab, from a sub's bytes. */
+static void skvi_slab_expand(const skvi_coder *c, const unsigned char *sub, skvi_slab *b,
+                             signed char *levels)
+{
+    uint32_t i;
+    for (i = 0; i < b->n_runs; i++)
+        c->kern->expand(sub + b->run[i].codes, b->run[i].h, b->kind, (int)b->run[i].bias,
+                        b->run[i].quads, b->run[i].first, levels);
+    c->kern->steps(sub + SKVI_SUB_HEADER + b->ch / 2, b->n, sub[4], b->unit, b->step);
 }
 
 /* Level of channel i of a slab. */
@@ -6026,7 +6069,8 @@ static void skvi_decode_stream(const skvi_coder *c, const skvi_lane *lane, uint3
     skvi_slab slab;
     memset(lane->ut, 0, SKVI_P * s->D * sizeof(float));
     for (ch = 0; ch < at.plan->coded; ch += slab.n) {
-        skvi_slab_load(c, &at, ch, lane->levels, &slab);
+        skvi_slab_plan(c, at.plan, at.kind, ch, &slab);
+        skvi_slab_expand(c, at.bytes, &slab, lane->levels);
         for (t = 0; t < n; t++)
             for (i = 0; i < slab.n && ch + i < s->D; i++) {
                 int level = skvi_slab_level(lane->levels, at.kind, i, t) - (int)slab.zero[i / 4];
@@ -6924,6 +6968,20 @@ static void skvi_still_row(const skvi_turn *r, const skvi_waves *w, const float 
     }
 }
 
+/* Slabs of the head group's keys and values. */
+static void skvi_tile_slabs(const skvi_attend_job *j, const skvi_lane *lane, size_t g)
+{
+    const skvi_coder *k = &j->c->coder;
+    int kind;
+    for (kind = 0; kind < 2; kind++) {
+        const skvi_plan *plan = &k->plan[skvi_attend_stream(j, kind, g) - k->profile->stream];
+        skvi_slab *b = lane->slab[kind];
+        uint32_t ch;
+        b->wide = 0;
+        for (ch = 0; ch < plan->coded; ch += b->n, b++) skvi_slab_plan(k, plan, kind, ch, b);
+    }
+}
+
 /* q rows of the tile, scaled, and their latents. */
 static void skvi_tile_queries(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
                               size_t g)
@@ -6937,6 +6995,7 @@ static void skvi_tile_queries(const skvi_attend_job *j, const skvi_lane *lane, s
         for (i = 0; i < d; i++) lane->q[r * d + i] *= l->scale;
     }
     if (!c->cl[j->layer].n_pages) return;
+    skvi_tile_slabs(j, lane, g);
     s = skvi_attend_stream(j, 0, g);
     whole = SKVI_WHOLE(s->D);
     if (s->turn) skvi_wave_begin(&c->coder.profile->turn[j->layer], lane->waves);
@@ -7095,30 +7154,20 @@ static void skvi_slab_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
                              const skvi_slab *b, size_t whole, size_t r0, uint32_t rows)
 {
     const skvi_kernels *kern = j->c->coder.kern;
-    uint32_t r, p, first, pairs = (b->n + 7) / 8;
-    float unit[SKVI_GANG], offset[SKVI_GANG], most = 0;
-    memset(lane->acc, 0, rows * SKVI_P * sizeof(int32_t));
+    uint32_t r, pairs = (b->n + 7) / 8;
+    float unit[SKVI_GANG], offset[SKVI_GANG];
     for (r = 0; r < rows; r++)
         unit[r] = kern->query(lane->ql + (r0 + r) * whole + b->ch, b->step, b->zero, b->n, b->wide,
                               lane->gang + 32 * r, 32 * rows, &offset[r]);
-    if (b->wide) {
+    if (b->wide)
         kern->score_wide(lane->levels, (const int16_t *)(const void *)lane->gang, pairs, rows,
                          lane->acc);
-    } else {
-        for (first = p = 0; p < pairs; first = p) {     /* as many as fit in 16 bits */
-            uint32_t load = 0;
-            for (; p < pairs; p++) {
-                load += 8u >> (7 - b->bits[2 * p]);     /* bits fall along the channels */
-                if (load > 8) break;
-            }
-            kern->score(lane->levels + first * SKVI_PAIR_BYTES, lane->gang + first * 32 * rows,
-                        p - first, rows, lane->acc);
-        }
-    }
-    for (p = 0; p < b->n / SKVI_QUAD; p++) most += (float)(SKVI_QUAD << (b->bits[p] - 1));
-    for (r = 0; r < rows; r++) t->rounded[r0 + r] += 0.5f * most * unit[r];
-    for (r = 0; r < rows; r++)
+    else
+        kern->score(lane->levels, lane->gang, b->group, rows, lane->acc);
+    for (r = 0; r < rows; r++) {
+        t->rounded[r0 + r] += 0.5f * b->reach * unit[r];
         kern->add_scores(lane->acc + r * SKVI_P, unit[r], offset[r], lane->s + (r0 + r) * SKVI_P);
+    }
 }
 
 /* Scores of one page into lane->s. */
@@ -7132,17 +7181,17 @@ static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
     size_t r, i, n_base = 0, whole = SKVI_WHOLE(s->D);
     uint32_t ch, token;
     float base[SKVI_ROWS][SKVI_MAX_ROWS];   /* of the outlier tokens */
-    skvi_slab slab;
+    skvi_slab *slab = lane->slab[0];
     skvi_page_base(j, lane, t, s, page);
     while ((row = skvi_next_row(k, page, j->layer, at.local, row, &token)) != NULL &&
            n_base < SKVI_MAX_ROWS) {
         for (r = 0; r < t->n; r++) base[r][n_base] = lane->s[r * SKVI_P + token];
         n_base++;
     }
-    for (ch = 0; ch < at.plan->coded; ch += slab.n) {
-        skvi_slab_load(k, &at, ch, lane->levels, &slab);
+    for (ch = 0; ch < at.plan->coded; ch += slab->n, slab++) {
+        skvi_slab_expand(k, at.bytes, slab, lane->levels);
         for (r = 0; r < t->n; r += SKVI_GANG)
-            skvi_slab_scores(j, lane, t, &slab, whole, r, skvi_gang_rows(t, r));
+            skvi_slab_scores(j, lane, t, slab, whole, r, skvi_gang_rows(t, r));
     }
     for (row = NULL, n_base = 0;
          n_base < SKVI_MAX_ROWS &&
@@ -7165,15 +7214,12 @@ static void skvi_slab_values(const skvi_attend_job *j, const skvi_lane *lane, co
 {
     const skvi_kernels *kern = j->c->coder.kern;
     uint32_t r, pairs = (b->n + 7) / 8, p, n;
-    for (p = 0; p < pairs; p += n) {
-        const signed char *levels = lane->levels + p * SKVI_PAIR_BYTES;
-        for (n = 1; p + n < pairs && b->bits[2 * (p + n)] == b->bits[2 * p]; n++) continue;
-        if (b->wide)
-            kern->value_wide(levels, lane->weight_wide + r0 * SKVI_P, n, rows,
-                             lane->acc + p * rows * 8);
-        else
-            kern->value(levels, lane->weight + r0 * SKVI_P, n, 8u >> (b->bits[2 * p] - 4), rows,
-                        lane->acc + p * rows * 8);
+    if (b->wide)
+        kern->value_wide(lane->levels, lane->weight_wide + r0 * SKVI_P, pairs, rows, lane->acc);
+    for (p = 0; p < pairs && !b->wide; p += n) {
+        for (n = 1; p + n < pairs && b->every[p + n] == b->every[p]; n++) continue;
+        kern->value(lane->levels + p * SKVI_PAIR_BYTES, lane->weight + r0 * SKVI_P, n, b->every[p],
+                    rows, lane->acc + p * rows * 8);
     }
     for (r = 0; r < rows; r++)
         kern->add_values(lane->acc + 8 * r, 8 * (size_t)rows, b->step,
@@ -7191,9 +7237,8 @@ static void skvi_page_values(const skvi_attend_job *j, const skvi_lane *lane, sk
     const unsigned char *row = NULL;
     size_t r, i, whole = SKVI_WHOLE(s->D);
     uint32_t ch, token;
-    int wide = skvi_has_wide(k, at.plan);
     float unit[SKVI_ROWS], most = 0;
-    skvi_slab slab;
+    skvi_slab *slab = lane->slab[1];        /* where any channel is wide, the first are */
     for (r = 0; r < t->n; r++) t->paged[r] += t->mass[r];
     while ((row = skvi_next_row(k, page, j->layer, at.local, row, &token)) != NULL)
         for (r = 0; r < t->n; r++) {
@@ -7203,13 +7248,13 @@ static void skvi_page_values(const skvi_attend_job *j, const skvi_lane *lane, sk
         }
     for (r = 0; r < t->n; r++) {
         unit[r] = k->kern->weights(lane->s + r * SKVI_P, lane->weight + r * SKVI_P,
-                                   wide ? lane->weight_wide + r * SKVI_P : NULL);
+                                   slab->wide ? lane->weight_wide + r * SKVI_P : NULL);
         most = unit[r] > most ? unit[r] : most;
     }
-    for (ch = 0; most > 0 && ch < at.plan->coded; ch += slab.n) {
-        skvi_slab_load(k, &at, ch, lane->levels, &slab);
+    for (ch = 0; most > 0 && ch < at.plan->coded; ch += slab->n, slab++) {
+        skvi_slab_expand(k, at.bytes, slab, lane->levels);
         for (r = 0; r < t->n; r += SKVI_GANG)
-            skvi_slab_values(j, lane, &slab, whole, r, skvi_gang_rows(t, r), unit + r);
+            skvi_slab_values(j, lane, slab, whole, r, skvi_gang_rows(t, r), unit + r);
     }
 }
 

@@ -38,6 +38,7 @@ TEST(a_table_is_picked)
    plain order, and as kernels want them. Sums stand within guards. */
 typedef struct job {
     uint32_t      pairs, rows, every, bits[PAIRS];
+    unsigned char group[PAIRS + 1]; /* pairs that fit in 16 bits together, then 0 */
     signed char   levels[PAIRS * SKVI_PAIR_BYTES + 32];
     int           level[8 * PAIRS][TOKENS];
     int           q[GANG][8 * PAIRS], w[GANG][TOKENS];
@@ -98,7 +99,7 @@ static void job_score(job *j, const skvi_kernels *k, int wide, int32_t *acc)
         k->score_wide(j->levels + j->shift[0], j->query_wide + j->shift[1], j->pairs, j->rows,
                       acc + j->shift[2]);
     else
-        k->score(j->levels + j->shift[0], j->query + j->shift[1], j->pairs, j->rows,
+        k->score(j->levels + j->shift[0], j->query + j->shift[1], j->group, j->rows,
                  acc + j->shift[2]);
 }
 
@@ -113,13 +114,14 @@ static void job_value(job *j, const skvi_kernels *k, int wide, int32_t *acc)
                  acc + j->shift[2]);
 }
 
-/* acc[row][token] += sum of level q, and nothing beside it. */
+/* acc[row][token] = sum of level q, and nothing beside it. */
 static void check_score(const job *j, const int32_t *acc)
 {
     uint32_t r, t, c, i, end = j->shift[2] + j->rows * TOKENS;
     for (r = 0; r < j->rows; r++)
         for (t = 0; t < TOKENS; t++) {
-            int64_t sum = j->was[i = j->shift[2] + r * TOKENS + t];
+            int64_t sum = 0;
+            i = j->shift[2] + r * TOKENS + t;
             for (c = 0; c < 8 * j->pairs; c++) sum += (int64_t)j->level[c][t] * j->q[r][c];
             CHECK(acc[i] == sum);
         }
@@ -141,24 +143,31 @@ static void check_value(const job *j, const int32_t *acc)
     for (i = end; i < GANG * TOKENS + 24; i++) CHECK(acc[i] == j->was[i]);
 }
 
-/* As many pairs as one call of score gets, bits falling: 8 >> (7 - bits) sums up to 8 at most. */
+/* Pairs of falling bits in groups, 8 >> (7 - bits) in one summing to 8 at most. */
 static void job_pairs(job *j)
 {
-    uint32_t bits = 4 + pick(4), load = 0;
-    for (j->pairs = 0; j->pairs < PAIRS; j->pairs++) {
+    uint32_t bits = 4 + pick(4), load = 0, p, groups = 0;
+    memset(j->group, 0, sizeof j->group);
+    j->pairs = 1 + pick(PAIRS);
+    for (p = 0; p < j->pairs; p++) {
         if (pick(3) == 0 && bits > 4) bits -= 1 + pick(bits - 4);
-        if (load + (8u >> (7 - bits)) > 8) break;
+        if (p && (load + (8u >> (7 - bits)) > 8 || pick(8) == 0)) groups++, load = 0;
         load += 8u >> (7 - bits);
-        j->bits[j->pairs] = bits;
+        j->bits[p] = bits;
+        j->group[groups]++;
     }
 }
 
-/* Loads that fill the 16 bits exactly: 1, 2, 4 and 8 pairs of 7, 6, 5 and 4 bits. */
+/* Groups that fill the 16 bits exactly: 1, 2, 4 and 8 pairs of 7, 6, 5 and 4 bits. */
 static void job_full(job *j, uint32_t bits)
 {
     uint32_t p;
-    j->pairs = 1u << (7 - bits);
-    for (p = 0; p < j->pairs; p++) j->bits[p] = bits;
+    memset(j->group, 0, sizeof j->group);
+    j->pairs = PAIRS;
+    for (p = 0; p < j->pairs; p++) {
+        j->bits[p] = bits;
+        j->group[p >> (7 - bits)]++;
+    }
 }
 
 static job job_at_hand;
