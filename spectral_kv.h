@@ -1180,12 +1180,12 @@ typedef struct skvi_kernels {
     /* attention on levels: see >>integer */
     float (*query)(const float *q, const float *step, const float *zero, uint32_t n, int wide,
                    void *out, size_t stride, float *offset);
-    void (*score)(const signed char *levels, const signed char *q, const unsigned char *group,
-                  uint32_t rows, int32_t *acc);
+    void (*score)(const signed char *levels, const signed char *q, uint32_t pairs, uint32_t rows,
+                  int32_t *acc);
     void (*score_wide)(const signed char *levels, const int16_t *q, uint32_t pairs, uint32_t rows,
                        int32_t *acc);
-    void (*value)(const signed char *levels, const unsigned char *p, uint32_t pairs, uint32_t every,
-                  uint32_t rows, int32_t *acc);
+    void (*value)(const signed char *levels, const unsigned char *p, uint32_t pairs, uint32_t rows,
+                  int32_t *acc);
     void (*value_wide)(const signed char *levels, const int16_t *p, uint32_t pairs, uint32_t rows,
                        int32_t *acc);
     void (*add_scores)(const int32_t *acc, float unit, float offset, float *s);
@@ -3772,13 +3772,11 @@ static float skvi_query_c(const float *q, const float *step, const float *zero, 
     return top / most;
 }
 
-/* group[]: pairs whose sums fit in 16 bits together, up to a 0; for tables that profit. */
-static void skvi_score_c(const signed char *levels, const signed char *q,
-                         const unsigned char *group, uint32_t rows, int32_t *acc)
+static void skvi_score_c(const signed char *levels, const signed char *q, uint32_t pairs,
+                         uint32_t rows, int32_t *acc)
 {
-    uint32_t p, r, i, j, pairs = 0;
+    uint32_t p, r, i, j;
     memset(acc, 0, rows * SKV_PAGE_TOKENS * sizeof *acc);
-    for (p = 0; group[p]; p++) pairs += group[p];
     for (p = 0; p < pairs; p++)
         for (r = 0; r < rows; r++)
             for (i = 0; i < SKVI_STEPS; i++)
@@ -3801,12 +3799,10 @@ static void skvi_score_wide_c(const signed char *levels, const int16_t *q, uint3
                         q[(p * rows + r) * 16 + j / 16 * 8 + j % 4];
 }
 
-/* every: steps whose sums fit in 16 bits together, 1 to 8. */
 static void skvi_value_c(const signed char *levels, const unsigned char *w, uint32_t pairs,
-                         uint32_t every, uint32_t rows, int32_t *acc)
+                         uint32_t rows, int32_t *acc)
 {
     uint32_t p, r, i, j;
-    (void)every;
     memset(acc, 0, pairs * rows * 8 * sizeof *acc);
     for (p = 0; p < pairs; p++)
         for (r = 0; r < rows; r++)
@@ -3959,52 +3955,44 @@ static float skvi_query_avx2(const float *q, const float *step, const float *zer
         else f(1, __VA_ARGS__);                                                                   \
     } while (0)
 
-/* Two steps at a time, sums of 16 bits while a group lasts. */
+/* Two steps at a time. Levels have at most 7 bits here, so sums of two products fit in 16. */
 __attribute__((target("avx2"), always_inline))
 static inline void skvi_score_rows_avx2(const uint32_t rows, const signed char *levels,
-                                        const signed char *q, const unsigned char *group,
-                                        int32_t *acc)
+                                        const signed char *q, uint32_t pairs, int32_t *acc)
 {
     const __m256i one = _mm256_set1_epi16(1);
     uint32_t i, p, r;
-    for (i = 0; i < SKVI_STEPS; i += 2, acc += 8) {
-        const signed char *level = levels + 32 * i, *query = q;
-        const unsigned char *g;
-        __m256i a[4][2], sum[4][2], x, y;
+    for (i = 0; i < SKVI_STEPS; i += 2, levels += 64, acc += 8) {
+        const signed char *level = levels, *query = q;
+        __m256i a[4][2], x, y, z, u;
         SKVI_LA_UNROLL
-        for (r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-        for (g = group; *g; g++) {
-            for (p = 0; p < *g; p++, level += SKVI_PAIR_BYTES, query += 32 * rows) {
-                x = SKVI_LOAD256(level);
-                y = SKVI_LOAD256(level + 32);
-                SKVI_LA_UNROLL
-                for (r = 0; r < rows; r++) {
-                    __m256i z = SKVI_LOAD256(query + 32 * r);
-                    __m256i u = _mm256_maddubs_epi16(x, z), v = _mm256_maddubs_epi16(y, z);
-                    a[r][0] = p ? _mm256_add_epi16(a[r][0], u) : u;
-                    a[r][1] = p ? _mm256_add_epi16(a[r][1], v) : v;
-                }
-            }
+        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
+        for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 32 * rows) {
+            x = SKVI_LOAD256(level);
+            y = SKVI_LOAD256(level + 32);
             SKVI_LA_UNROLL
             for (r = 0; r < rows; r++) {
-                sum[r][0] = _mm256_add_epi32(sum[r][0], _mm256_madd_epi16(a[r][0], one));
-                sum[r][1] = _mm256_add_epi32(sum[r][1], _mm256_madd_epi16(a[r][1], one));
+                z = SKVI_LOAD256(query + 32 * r);
+                u = _mm256_madd_epi16(_mm256_maddubs_epi16(x, z), one);
+                a[r][0] = _mm256_add_epi32(a[r][0], u);
+                u = _mm256_madd_epi16(_mm256_maddubs_epi16(y, z), one);
+                a[r][1] = _mm256_add_epi32(a[r][1], u);
             }
         }
         SKVI_LA_UNROLL
         for (r = 0; r < rows; r++) {
-            x = _mm256_permute2x128_si256(sum[r][0], sum[r][1], 0x20);
-            y = _mm256_permute2x128_si256(sum[r][0], sum[r][1], 0x31);
+            x = _mm256_permute2x128_si256(a[r][0], a[r][1], 0x20);
+            y = _mm256_permute2x128_si256(a[r][0], a[r][1], 0x31);
             _mm256_storeu_si256((__m256i *)(acc + r * SKV_PAGE_TOKENS), _mm256_add_epi32(x, y));
         }
     }
 }
 
 __attribute__((target("avx2")))
-static void skvi_score_avx2(const signed char *levels, const signed char *q,
-                            const unsigned char *group, uint32_t rows, int32_t *acc)
+static void skvi_score_avx2(const signed char *levels, const signed char *q, uint32_t pairs,
+                            uint32_t rows, int32_t *acc)
 {
-    SKVI_BY_ROWS(skvi_score_rows_avx2, rows, levels, q, group, acc);
+    SKVI_BY_ROWS(skvi_score_rows_avx2, rows, levels, q, pairs, acc);
 }
 
 /* 16 levels as 16-bit numbers. */
@@ -4052,73 +4040,51 @@ static void skvi_score_wide_avx2(const signed char *levels, const int16_t *q, ui
 
 /* One pair or two, n, which share what is loaded of the weights. */
 __attribute__((target("avx2"), always_inline))
-static inline void skvi_value_pairs_avx2(const uint32_t rows, const uint32_t every,
-                                         const uint32_t n, const signed char *levels,
-                                         const unsigned char *w, int32_t *acc)
+static inline void skvi_value_pairs_avx2(const uint32_t rows, const uint32_t n,
+                                         const signed char *levels, const unsigned char *w,
+                                         int32_t *acc)
 {
     const __m256i one = _mm256_set1_epi16(1);
-    __m256i a[4][2], sum[4][2], x[2];
-    uint32_t r, i, e, k;
+    __m256i a[4][2], x, y, z, u;
+    uint32_t r, i;
     SKVI_LA_UNROLL
-    for (r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-    for (i = 0; i < SKVI_STEPS; i += every, levels += 32 * every, w += 4 * every) {
+    for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
+    for (i = 0; i < SKVI_STEPS; i++, levels += 32, w += 4) {
+        x = y = SKVI_LOAD256(levels);
+        if (n == 2) y = SKVI_LOAD256(levels + SKVI_PAIR_BYTES);
         SKVI_LA_UNROLL
-        for (e = 0; e < every; e++) {
-            x[0] = SKVI_LOAD256(levels + 32 * e);
-            x[1] = n == 2 ? SKVI_LOAD256(levels + SKVI_PAIR_BYTES + 32 * e) : x[0];
-            SKVI_LA_UNROLL
-            for (r = 0; r < rows; r++) {
-                int32_t four;
-                memcpy(&four, w + r * SKV_PAGE_TOKENS + 4 * e, 4);
-                SKVI_LA_UNROLL
-                for (k = 0; k < n; k++) {
-                    __m256i y = _mm256_maddubs_epi16(_mm256_set1_epi32(four), x[k]);
-                    a[r][k] = e ? _mm256_add_epi16(a[r][k], y) : y;
-                }
-            }
+        for (r = 0; r < rows; r++) {
+            int32_t four;
+            memcpy(&four, w + r * SKV_PAGE_TOKENS, 4);
+            z = _mm256_set1_epi32(four);
+            u = _mm256_madd_epi16(_mm256_maddubs_epi16(z, x), one);
+            a[r][0] = _mm256_add_epi32(a[r][0], u);
+            if (n == 1) continue;
+            u = _mm256_madd_epi16(_mm256_maddubs_epi16(z, y), one);
+            a[r][1] = _mm256_add_epi32(a[r][1], u);
         }
-        SKVI_LA_UNROLL
-        for (r = 0; r < rows; r++)
-            SKVI_LA_UNROLL
-            for (k = 0; k < n; k++)
-                sum[r][k] = _mm256_add_epi32(sum[r][k], _mm256_madd_epi16(a[r][k], one));
     }
     SKVI_LA_UNROLL
-    for (r = 0; r < rows; r++)
-        SKVI_LA_UNROLL
-        for (k = 0; k < n; k++)
-            _mm256_storeu_si256((__m256i *)(acc + 8 * (k * rows + r)), sum[r][k]);
+    for (r = 0; r < rows; r++) {
+        _mm256_storeu_si256((__m256i *)(acc + 8 * r), a[r][0]);
+        if (n == 2) _mm256_storeu_si256((__m256i *)(acc + 8 * (rows + r)), a[r][1]);
+    }
 }
 
 __attribute__((target("avx2"), always_inline))
-static inline void skvi_value_rows_avx2(const uint32_t rows, const uint32_t every,
-                                        const signed char *levels, const unsigned char *w,
-                                        uint32_t pairs, int32_t *acc)
+static inline void skvi_value_rows_avx2(const uint32_t rows, const signed char *levels,
+                                        const unsigned char *w, uint32_t pairs, int32_t *acc)
 {
     for (; pairs > 1; pairs -= 2, levels += 2 * SKVI_PAIR_BYTES, acc += 16 * rows)
-        skvi_value_pairs_avx2(rows, every, 2, levels, w, acc);
-    if (pairs) skvi_value_pairs_avx2(rows, every, 1, levels, w, acc);
+        skvi_value_pairs_avx2(rows, 2, levels, w, acc);
+    if (pairs) skvi_value_pairs_avx2(rows, 1, levels, w, acc);
 }
 
-#define SKVI_VALUE_OF(every) \
-    __attribute__((target("avx2"), noinline)) \
-    static void skvi_value_##every##_avx2(const signed char *levels, const unsigned char *w, \
-                                          uint32_t pairs, uint32_t rows, int32_t *acc) \
-    { \
-        SKVI_BY_ROWS(skvi_value_rows_avx2, rows, every, levels, w, pairs, acc); \
-    }
-SKVI_VALUE_OF(1)
-SKVI_VALUE_OF(2)
-SKVI_VALUE_OF(4)
-SKVI_VALUE_OF(8)
-
+__attribute__((target("avx2")))
 static void skvi_value_avx2(const signed char *levels, const unsigned char *w, uint32_t pairs,
-                            uint32_t every, uint32_t rows, int32_t *acc)
+                            uint32_t rows, int32_t *acc)
 {
-    if (every == 8) skvi_value_8_avx2(levels, w, pairs, rows, acc);
-    else if (every == 4) skvi_value_4_avx2(levels, w, pairs, rows, acc);
-    else if (every == 2) skvi_value_2_avx2(levels, w, pairs, rows, acc);
-    else skvi_value_1_avx2(levels, w, pairs, rows, acc);
+    SKVI_BY_ROWS(skvi_value_rows_avx2, rows, levels, w, pairs, acc);
 }
 
 __attribute__((target("avx2"), always_inline))
@@ -5358,8 +5324,6 @@ typedef struct skvi_slab {
     int      wide, kind;
     uint32_t n_runs;                /* of quads of one h */
     struct { uint32_t h, first, quads, bias, codes; } run[SKVI_MODES];     /* codes: bytes before */
-    unsigned char every[SKVI_SLAB / 8];     /* of a pair: as values want it */
-    unsigned char group[SKVI_SLAB / 8 + 1]; /* pairs at a time, as scores want them; then 0 */
     float    reach;                 /* the largest levels of each channel, summed */
     float    unit[SKVI_SLAB / SKVI_QUAD];
     float    zero[SKVI_SLAB / SKVI_QUAD];   /* what was added to levels */
@@ -5987,32 +5951,17 @@ static skvi_sub skvi_sub_at(const skvi_coder *c, uint32_t layer, size_t index,
 
 static int skvi_is_wide(const skvi_coder *c, uint32_t h) { return c->precise || h > SKVI_NARROW; }
 
-/* How kernels take a slab's channels; bits[] are of its quads' levels and fall along them. */
-static void skvi_slab_pairs(skvi_slab *b, const uint32_t *bits)
-{
-    uint32_t p, load = 0, pairs = (b->n + 7) / 8, groups = 0;
-    memset(b->group, 0, sizeof b->group);
-    for (p = 0; p < pairs && !b->wide; p++) {
-        uint32_t more = 8u >> (7 - bits[2 * p]);    /* eighths of what fits in 16 bits */
-        if (load + more > 8) groups++, load = 0;
-        load += more;
-        b->group[groups]++;
-        b->every[p] = (unsigned char)(8u >> (bits[2 * p] - 4));
-    }
-    for (b->reach = 0, p = 0; p < b->n / SKVI_QUAD; p++)
-        b->reach += (float)(SKVI_QUAD << (bits[p] - 1));
-}
-
 /* The slab from channel ch on. */
 static void skvi_slab_plan(const skvi_coder *c, const skvi_plan *plan, int kind, uint32_t ch,
                            skvi_slab *b)
 {
-    uint32_t m = SKVI_MODES - 1, end = plan->n[m], i, n, bits[SKVI_SLAB / SKVI_QUAD];
+    uint32_t m = SKVI_MODES - 1, end = plan->n[m], i, n;
     uint32_t codes = SKVI_SUB_HEADER + SKVI_SCALE_BYTES(plan->coded);
     for (; end <= ch; end += plan->n[--m]) codes += plan->n[m] * SKVI_CODE_BYTES(skvi_mode_half[m]);
     codes += (plan->n[m] - (end - ch)) * SKVI_CODE_BYTES(skvi_mode_half[m]);
     b->ch = ch;
     b->n = b->n_runs = 0;
+    b->reach = 0;
     b->kind = kind;
     b->wide = skvi_is_wide(c, skvi_mode_half[m]);
     for (; ch < plan->coded && b->n < SKVI_SLAB; ch += n, b->n += n) {
@@ -6023,10 +5972,10 @@ static void skvi_slab_plan(const skvi_coder *c, const skvi_plan *plan, int kind,
         n = end - ch < SKVI_SLAB - b->n ? end - ch : SKVI_SLAB - b->n;
         bias = !kind && !b->wide && c->kern->unsigned_keys ? 1u << (skvi_codes[m].bits - 1) : 0;
         for (i = b->n / SKVI_QUAD; i < (b->n + n) / SKVI_QUAD; i++) {
-            bits[i] = skvi_codes[m].bits;
             b->unit[i] = skvi_codes[m].unit;
             b->zero[i] = (float)bias;
         }
+        b->reach += (float)(n << (skvi_codes[m].bits - 1));
         b->run[b->n_runs].h = h;
         b->run[b->n_runs].first = b->n / SKVI_QUAD;
         b->run[b->n_runs].quads = n / SKVI_QUAD;
@@ -6036,7 +5985,6 @@ static void skvi_slab_plan(const skvi_coder *c, const skvi_plan *plan, int kind,
     }
     i = b->n / SKVI_QUAD;
     if (i & 1u) b->unit[i] = b->zero[i] = 0;        /* levels there count 0 times */
-    skvi_slab_pairs(b, bits);
 }
 
 /* Levels and factors of a slab, from a sub's bytes. */
@@ -7163,7 +7111,7 @@ static void skvi_slab_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
         kern->score_wide(lane->levels, (const int16_t *)(const void *)lane->gang, pairs, rows,
                          lane->acc);
     else
-        kern->score(lane->levels, lane->gang, b->group, rows, lane->acc);
+        kern->score(lane->levels, lane->gang, pairs, rows, lane->acc);
     for (r = 0; r < rows; r++) {
         t->rounded[r0 + r] += 0.5f * b->reach * unit[r];
         kern->add_scores(lane->acc + r * SKVI_P, unit[r], offset[r], lane->s + (r0 + r) * SKVI_P);
@@ -7213,14 +7161,11 @@ static void skvi_slab_values(const skvi_attend_job *j, const skvi_lane *lane, co
                              size_t whole, size_t r0, uint32_t rows, const float *unit)
 {
     const skvi_kernels *kern = j->c->coder.kern;
-    uint32_t r, pairs = (b->n + 7) / 8, p, n;
+    uint32_t r, pairs = (b->n + 7) / 8;
     if (b->wide)
         kern->value_wide(lane->levels, lane->weight_wide + r0 * SKVI_P, pairs, rows, lane->acc);
-    for (p = 0; p < pairs && !b->wide; p += n) {
-        for (n = 1; p + n < pairs && b->every[p + n] == b->every[p]; n++) continue;
-        kern->value(lane->levels + p * SKVI_PAIR_BYTES, lane->weight + r0 * SKVI_P, n, b->every[p],
-                    rows, lane->acc + p * rows * 8);
-    }
+    else
+        kern->value(lane->levels, lane->weight + r0 * SKVI_P, pairs, rows, lane->acc);
     for (r = 0; r < rows; r++)
         kern->add_values(lane->acc + 8 * r, 8 * (size_t)rows, b->step,
                          b->wide ? unit[r] / 64 : unit[r], b->n,

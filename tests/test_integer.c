@@ -37,8 +37,7 @@ TEST(a_table_is_picked)
 /* What one call works on: n pairs of levels as the layout says, rows of queries or weights in the
    plain order, and as kernels want them. Sums stand within guards. */
 typedef struct job {
-    uint32_t      pairs, rows, every, bits[PAIRS];
-    unsigned char group[PAIRS + 1]; /* pairs that fit in 16 bits together, then 0 */
+    uint32_t      pairs, rows, bits[PAIRS];
     signed char   levels[PAIRS * SKVI_PAIR_BYTES + 32];
     int           level[8 * PAIRS][TOKENS];
     int           q[GANG][8 * PAIRS], w[GANG][TOKENS];
@@ -99,7 +98,7 @@ static void job_score(job *j, const skvi_kernels *k, int wide, int32_t *acc)
         k->score_wide(j->levels + j->shift[0], j->query_wide + j->shift[1], j->pairs, j->rows,
                       acc + j->shift[2]);
     else
-        k->score(j->levels + j->shift[0], j->query + j->shift[1], j->group, j->rows,
+        k->score(j->levels + j->shift[0], j->query + j->shift[1], j->pairs, j->rows,
                  acc + j->shift[2]);
 }
 
@@ -110,7 +109,7 @@ static void job_value(job *j, const skvi_kernels *k, int wide, int32_t *acc)
         k->value_wide(j->levels + j->shift[0], j->weight_wide + j->shift[1], j->pairs, j->rows,
                       acc + j->shift[2]);
     else
-        k->value(j->levels + j->shift[0], j->weight + j->shift[1], j->pairs, j->every, j->rows,
+        k->value(j->levels + j->shift[0], j->weight + j->shift[1], j->pairs, j->rows,
                  acc + j->shift[2]);
 }
 
@@ -143,31 +142,12 @@ static void check_value(const job *j, const int32_t *acc)
     for (i = end; i < GANG * TOKENS + 24; i++) CHECK(acc[i] == j->was[i]);
 }
 
-/* Pairs of falling bits in groups, 8 >> (7 - bits) in one summing to 8 at most. */
-static void job_pairs(job *j)
-{
-    uint32_t bits = 4 + pick(4), load = 0, p, groups = 0;
-    memset(j->group, 0, sizeof j->group);
-    j->pairs = 1 + pick(PAIRS);
-    for (p = 0; p < j->pairs; p++) {
-        if (pick(3) == 0 && bits > 4) bits -= 1 + pick(bits - 4);
-        if (p && (load + (8u >> (7 - bits)) > 8 || pick(8) == 0)) groups++, load = 0;
-        load += 8u >> (7 - bits);
-        j->bits[p] = bits;
-        j->group[groups]++;
-    }
-}
-
-/* Groups that fill the 16 bits exactly: 1, 2, 4 and 8 pairs of 7, 6, 5 and 4 bits. */
-static void job_full(job *j, uint32_t bits)
+/* Pairs of any bits that are not wide; `bits` 0: all different. */
+static void job_pairs(job *j, uint32_t bits)
 {
     uint32_t p;
-    memset(j->group, 0, sizeof j->group);
-    j->pairs = PAIRS;
-    for (p = 0; p < j->pairs; p++) {
-        j->bits[p] = bits;
-        j->group[p >> (7 - bits)]++;
-    }
+    j->pairs = bits ? PAIRS : 1 + pick(PAIRS);
+    for (p = 0; p < j->pairs; p++) j->bits[p] = bits ? bits : 4 + pick(4);
 }
 
 static job job_at_hand;
@@ -182,8 +162,7 @@ TEST(scores_are_inner_products)
         for (how = 0; how < 16; how++)
             for (round = 0; round < 12; round++) {
                 j->rows = 1 + pick(GANG);
-                if (round < 4) job_full(j, 4 + (uint32_t)round);
-                else job_pairs(j);
+                job_pairs(j, round < 4 ? 4 + (uint32_t)round : 0);
                 job_fill(j, 0, 0, k->unsigned_keys, how);
                 job_score(j, k, 0, j->acc[0]);
                 check_score(j, j->acc[0]);
@@ -211,16 +190,14 @@ TEST(values_are_weighted_sums)
 {
     job *j = &job_at_hand;
     const skvi_kernels *k;
-    uint32_t i, p, bits;
+    uint32_t i, bits;
     int how, wide;
     for (i = 0; (k = table_at(i)) != NULL; i++)
         for (how = 0; how < 16; how++)
-            for (bits = 4; bits <= 7; bits++)
+            for (bits = 3; bits <= 7; bits++)
                 for (wide = 0; wide < 2; wide++) {
                     j->rows = 1 + pick(GANG);
-                    j->pairs = 1 + pick(PAIRS);
-                    j->every = 8u >> (bits - 4);
-                    for (p = 0; p < j->pairs; p++) j->bits[p] = bits;
+                    job_pairs(j, bits == 3 ? 0 : bits);
                     job_fill(j, 1, wide, 0, how);
                     job_value(j, k, wide, j->acc[0]);
                     check_value(j, j->acc[0]);
@@ -231,22 +208,16 @@ TEST(sums_agree_bit_for_bit)
 {
     const skvi_kernels *other = table_at(1);
     job *j = &job_at_hand;
-    uint32_t p, bits;
     int round, wide;
     if (!other) SKIP(NO_AVX2);
     for (round = 0; round < 800; round++) {
         wide = round % 2;
         j->rows = 1 + pick(GANG);
-        if (wide) j->pairs = 1 + pick(PAIRS);
-        else job_pairs(j);
+        job_pairs(j, 0);
         job_fill(j, 0, wide, !wide, round % 16);
         job_score(j, &skvi_kernels_c, wide, j->acc[0]);
         job_score(j, other, wide, j->acc[1]);
         CHECK(!memcmp(j->acc[0], j->acc[1], sizeof j->acc[0]));
-        bits = 4 + pick(4);
-        j->every = 8u >> (bits - 4);
-        j->pairs = 1 + pick(PAIRS);
-        for (p = 0; p < j->pairs; p++) j->bits[p] = bits;
         job_fill(j, 1, wide, 0, round % 16);
         job_value(j, &skvi_kernels_c, wide, j->acc[0]);
         job_value(j, other, wide, j->acc[1]);
