@@ -4011,6 +4011,7 @@ static inline void skvi_score_wide_rows_avx2(const uint32_t rows, const signed c
         const signed char *level = levels + 32 * i;
         const int16_t *query = q;
         __m256i a[4][2], sum;
+        SKVI_LA_UNROLL
         for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
         for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 16 * rows)
             for (k = 0; k < 2; k++) {
@@ -4023,11 +4024,11 @@ static inline void skvi_score_wide_rows_avx2(const uint32_t rows, const signed c
                     a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(y, z));
                 }
             }
-        for (r = 0; r < rows; r++, acc += SKV_PAGE_TOKENS) {
+        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++) {
             sum = _mm256_permute4x64_epi64(_mm256_hadd_epi32(a[r][0], a[r][1]), 0xD8);
-            _mm256_storeu_si256((__m256i *)(acc + 4 * i), sum);
+            _mm256_storeu_si256((__m256i *)(acc + r * SKV_PAGE_TOKENS + 4 * i), sum);
         }
-        acc -= rows * SKV_PAGE_TOKENS;
     }
 }
 
@@ -4094,6 +4095,7 @@ static inline void skvi_value_wide_rows_avx2(const uint32_t rows, const signed c
     uint32_t p, r, i;
     for (p = 0; p < pairs; p++, levels += SKVI_PAIR_BYTES) {
         __m256i a[4][2];
+        SKVI_LA_UNROLL
         for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
         for (i = 0; i < SKVI_STEPS; i++) {
             __m256i x = skvi_widen_avx2(levels + 32 * i);
@@ -4108,6 +4110,7 @@ static inline void skvi_value_wide_rows_avx2(const uint32_t rows, const signed c
                 a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(y, z));
             }
         }
+        SKVI_LA_UNROLL
         for (r = 0; r < rows; r++, acc += 8) {
             __m256i sum = _mm256_hadd_epi32(a[r][0], a[r][1]);
             _mm256_storeu_si256((__m256i *)acc, _mm256_permute4x64_epi64(sum, 0xD8));
@@ -4127,6 +4130,7 @@ static void skvi_add_scores_avx2(const int32_t *acc, float unit, float offset, f
 {
     SKVI_UNFUSED
     uint32_t i;
+    SKVI_LA_UNROLL
     for (i = 0; i < SKV_PAGE_TOKENS; i += 8) {
         __m256 x = _mm256_sub_ps(_mm256_cvtepi32_ps(SKVI_LOAD256(acc + i)),
                                  _mm256_set1_ps(offset));
@@ -4154,6 +4158,7 @@ static float skvi_top_avx2(const float *s)
 {
     __m256 x = _mm256_loadu_ps(s), y = _mm256_loadu_ps(s + 8);
     uint32_t i;
+    SKVI_LA_UNROLL
     for (i = 16; i < SKV_PAGE_TOKENS; i += 16) {
         x = _mm256_max_ps(x, _mm256_loadu_ps(s + i));
         y = _mm256_max_ps(y, _mm256_loadu_ps(s + i + 8));
@@ -4201,12 +4206,14 @@ static float skvi_weights_avx2(const float *s, unsigned char *p, int16_t *wide)
     uint32_t i;
     if (!(top > 1e-30f)) return 0;
     inv = _mm256_set1_ps(254.0f / top);
+    SKVI_LA_UNROLL
     for (i = 0; i < 8; i++) {
         __m256 x = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(s + 8 * i), inv), carry);
         __m256 n = _mm256_sub_ps(_mm256_add_ps(x, magic), magic);
         carry = _mm256_sub_ps(x, n);
         v[i] = _mm256_cvtps_epi32(n);
     }
+    SKVI_LA_UNROLL
     for (i = 0; i < 8; i += 4) {
         __m256i a = _mm256_packs_epi32(v[i], v[i + 1]), b = _mm256_packs_epi32(v[i + 2], v[i + 3]);
         a = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, b), order);
