@@ -3538,7 +3538,7 @@ typedef struct skvi_search {
     uint16_t low[SKVI_LANES];
     unsigned char from[SKV_PAGE_TOKENS][1024];          /* winners among the neighbours */
     unsigned char state[SKV_PAGE_TOKENS][SKVI_LANES];   /* the path found */
-    unsigned char level[2][256];                        /* of windows, above the lowest */
+    uint16_t level[2][256];                             /* of windows: where in dist, at lane 0 */
 } skvi_search;
 
 /* One token of the search. */
@@ -3548,7 +3548,7 @@ typedef struct skvi_trial {
     const uint16_t *low;            /* [LANES] to subtract */
     const int16_t  *x;              /* [LANES], NULL: a token that costs nothing */
     uint16_t       *dist;           /* [256][LANES] room */
-    const unsigned char *level;     /* [256] of windows, above the lowest */
+    const uint16_t *level;          /* [256] of windows: where in dist, at lane 0 */
     unsigned char  *from;           /* winners */
     uint32_t        levels;         /* how many there are */
     int             unit, most;     /* fine steps of a level, largest difference */
@@ -3608,7 +3608,7 @@ static void skvi_search_step_c(const skvi_trial *t)
             best &= ~(ways - 1);
             best = best > t->low[l] ? best - t->low[l] : 0;
             for (k = 0; k < ways; k++) {
-                uint32_t s = k * n + j, y = best + t->dist[t->level[s] * SKVI_LANES + l];
+                uint32_t s = k * n + j, y = best + t->dist[t->level[s] + l];
                 t->d[s * SKVI_LANES + l] = (uint16_t)((y < 65535 ? y : 65535) | (s & tags));
             }
         }
@@ -3638,17 +3638,40 @@ static void skvi_search_dist_avx2(const skvi_trial *t)
     const __m256i most = _mm256_set1_epi16((short)t->most);
     const __m256i unit = _mm256_set1_epi16((short)t->unit);
     __m256i level, *to = (__m256i *)t->dist;
-    uint32_t u;
+    uint32_t u, i, levels = t->levels;
     if (!t->x) {
         memset(t->dist, 0, t->levels * 32);
         return;
     }
     level = _mm256_set1_epi16((short)(t->unit * (int)(t->levels / 2)));
     level = _mm256_add_epi16(SKVI_LOAD256(t->x), level);
-    for (u = 0; u < t->levels; u++) {
-        __m256i d = _mm256_min_epi16(_mm256_abs_epi16(level), most);
-        _mm256_storeu_si256(to + u, _mm256_mullo_epi16(d, d));
-        level = _mm256_sub_epi16(level, unit);
+    for (u = 0; u < levels; u += 8, to += 8)        /* a power of two, 16 at least */
+        SKVI_LA_UNROLL
+        for (i = 0; i < 8; i++) {
+            __m256i d = _mm256_min_epi16(_mm256_abs_epi16(level), most);
+            _mm256_storeu_si256(to + i, _mm256_mullo_epi16(d, d));
+            level = _mm256_sub_epi16(level, unit);
+        }
+}
+
+/* Costs of the states that remainder j leads to, `apart` from each other, from what the best of its
+   neighbours costs. Up to 4 bits they all have the tag that is in it. */
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_search_spread_avx2(const uint32_t b, __m256i best, const uint16_t *dist,
+                                           const uint16_t *level, uint16_t *out, uint32_t j,
+                                           uint32_t tags)
+{
+    const uint32_t apart = 256u >> b, ways = 1u << b;
+    __m256i tag = _mm256_set1_epi16((short)j);
+    uint32_t k;
+    SKVI_UNROLL_16
+    for (k = 0; k < ways; k++) {
+        __m256i y = _mm256_adds_epu16(best, SKVI_LOAD256(dist + level[k * apart]));
+        if (b > 4) {
+            y = _mm256_or_si256(y, _mm256_and_si256(tag, _mm256_set1_epi16((short)tags)));
+            tag = _mm256_add_epi16(tag, _mm256_set1_epi16((short)apart));
+        }
+        _mm256_storeu_si256((__m256i *)(out + (size_t)k * apart * SKVI_LANES), y);
     }
 }
 
@@ -3656,36 +3679,35 @@ static void skvi_search_dist_avx2(const skvi_trial *t)
 __attribute__((target("avx2"), always_inline))
 static inline void skvi_search_bits_avx2(const skvi_trial *t, const uint32_t b)
 {
-    const uint32_t n = 256u >> b, ways = 1u << b, at_once = n < 4 ? n : 4;
+    const uint32_t n = 256u >> b, ways = 1u << b, at_once = b > 4 ? 1 : 4;
     const uint32_t tags = (1u << t->next) - 1;
     const __m256i mask = _mm256_set1_epi16((short)(ways - 1)), low = SKVI_LOAD256(t->low);
-    const __m256i *in = (const __m256i *)t->c, *dist = (const __m256i *)t->dist;
-    const unsigned char *level = t->level;
-    __m256i *out = (__m256i *)t->d, who[4];
+    const uint16_t *in = t->c, *level = t->level, *dist = t->dist;
+    unsigned char *from = t->from;
+    uint16_t *out = t->d;
+    __m256i who[4], tag, more[4];
     uint32_t i, j, k;
-    for (j = 0; j < n; j += at_once) {
-        for (i = 0; i < at_once; i++, in += ways) {
-            __m256i best = _mm256_loadu_si256(in);
+    SKVI_LA_UNROLL
+    for (i = 0; i < 4; i++) more[i] = _mm256_set1_epi16((short)(i & tags));
+    for (j = 0; j < n; j += at_once, level += at_once, out += at_once * SKVI_LANES) {
+        tag = _mm256_set1_epi16((short)(j & tags));
+        SKVI_LA_UNROLL
+        for (i = 0; i < at_once; i++, in += ways * SKVI_LANES) {
+            __m256i best = SKVI_LOAD256(in);
             SKVI_UNROLL_16
-            for (k = 1; k < ways; k++) best = _mm256_min_epu16(best, _mm256_loadu_si256(in + k));
+            for (k = 1; k < ways; k++)
+                best = _mm256_min_epu16(best, SKVI_LOAD256(in + k * SKVI_LANES));
             who[i] = _mm256_and_si256(best, mask);
             best = _mm256_subs_epu16(_mm256_andnot_si256(mask, best), low);
-            if (n > tags) best = _mm256_or_si256(best, _mm256_set1_epi16((short)((j + i) & tags)));
-            SKVI_UNROLL_16
-            for (k = 0; k < ways; k++) {
-                const uint32_t s = k * n + j + i;
-                __m256i y = _mm256_adds_epu16(best, _mm256_loadu_si256(dist + level[s]));
-                if (n <= tags) y = _mm256_or_si256(y, _mm256_set1_epi16((short)(s & tags)));
-                _mm256_storeu_si256(out + s, y);
-            }
+            if (b <= 4) best = _mm256_or_si256(best, _mm256_or_si256(tag, more[i]));
+            skvi_search_spread_avx2(b, best, dist, level + i, out + i * SKVI_LANES, j + i, tags);
         }
         if (b > 4)
-            for (i = 0; i < at_once; i++)
-                _mm_storeu_si128((__m128i *)(t->from + (j + i) * SKVI_LANES),
-                                 _mm256_castsi256_si128(_mm256_permute4x64_epi64(
-                                     _mm256_packus_epi16(who[i], who[i]), 0xD8)));
+            _mm_storeu_si128((__m128i *)(from + j * SKVI_LANES),
+                             _mm256_castsi256_si128(_mm256_permute4x64_epi64(
+                                 _mm256_packus_epi16(who[0], who[0]), 0xD8)));
         else if (b)
-            _mm256_storeu_si256((__m256i *)(t->from + j * 8),
+            _mm256_storeu_si256((__m256i *)(from + j * 8),
                                 _mm256_packus_epi16(
                                     _mm256_or_si256(who[0], _mm256_slli_epi16(who[1], 4)),
                                     _mm256_or_si256(who[2], _mm256_slli_epi16(who[3], 4))));
@@ -4565,14 +4587,14 @@ static void skvi_search_path(const skvi_kernels *kern, skvi_search *v, const uns
     skvi_search_trace(v, h, first, s);
 }
 
-/* Levels of all windows. */
+/* Levels of all windows, counted from the lowest. */
 static void skvi_search_levels(skvi_search *v, uint32_t h)
 {
     int lowest = -(1 << (skvi_code_of(h)->bits - 1));
     uint32_t step, w;
     for (step = 0; step < 2; step++)
         for (w = 0; w < 256; w++)
-            v->level[step][w] = (unsigned char)(skvi_level(h, step, w) - lowest);
+            v->level[step][w] = (uint16_t)((skvi_level(h, step, w) - lowest) * (int)SKVI_LANES);
 }
 
 /* A lane's path to its channel's bytes in a quad: each position's newest bits top its window. */
@@ -5554,7 +5576,7 @@ static float skvi_search_error(const skvi_search *v, uint32_t lane, const float 
     uint32_t i;
     for (i = 0; i < SKVI_P; i++) {
         float e = u[skvi_token_of(i)] -
-                  (float)(v->level[i & 1u][v->state[i][lane]] + lowest) * step;
+                  (float)(v->level[i & 1u][v->state[i][lane]] / (int)SKVI_LANES + lowest) * step;
         sum += use[i] ? e * e : 0;
     }
     return sum;

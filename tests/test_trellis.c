@@ -275,7 +275,8 @@ TEST(steps_agree_bit_for_bit)
 #ifdef SKVI_LA_AVX2
     static uint16_t c[256 * LANES], d[2][256 * LANES], dist[2][256 * LANES], low[LANES];
     static int16_t x[LANES];
-    static unsigned char from[2][1024], level[256];
+    static unsigned char from[2][1024];
+    static uint16_t level[256];
     uint32_t h, step, i, k;
     int round;
     if (!SKVI_LA_HAS_AVX2()) SKIP("this processor has no AVX2");
@@ -288,7 +289,7 @@ TEST(steps_agree_bit_for_bit)
                 int half = 1 << (skvi_code_of(h)->bits - 1);
                 random_costs(c, f.tag, b, round);
                 for (i = 0; i < 256; i++)
-                    level[i] = (unsigned char)(test_u64() % (2u * (unsigned)half));
+                    level[i] = (uint16_t)(test_u64() % (2u * (unsigned)half) * LANES);
                 for (i = 0; i < LANES; i++) {
                     int edge = f.unit / f.mult * (half + SKVI_BEYOND);
                     int y = (int)(test_u64() % (2u * (unsigned)edge + 1)) - edge;
@@ -333,7 +334,8 @@ TEST(steps_agree_bit_for_bit)
 TEST(a_step_takes_the_least)
 {
     static uint16_t c[256 * LANES], d[256 * LANES], dist[256 * LANES], low[LANES];
-    static unsigned char from[1024], level[256], state[LANES];
+    static unsigned char from[1024], state[LANES];
+    static uint16_t level[256];
     static int16_t x[LANES];
     const skvi_kernels *kern = skvi_pick_kernels();
     uint32_t h, i, l, s, k;
@@ -345,7 +347,7 @@ TEST(a_step_takes_the_least)
         for (i = 0; i < 256 * LANES; i++)
             c[i] = (uint16_t)((3000 + test_u64() % 20000) >> f.tag << f.tag |
                               (i / LANES & (ways - 1)));
-        for (i = 0; i < 256; i++) level[i] = (unsigned char)(skvi_level(h, 0, i) + half);
+        for (i = 0; i < 256; i++) level[i] = (uint16_t)((skvi_level(h, 0, i) + half) * (int)LANES);
         for (i = 0; i < LANES; i++)
             x[i] = (int16_t)(f.mult * (int)(40 * test_normal()));
         kern->low(c, low, state);
