@@ -1,34 +1,25 @@
 /* test_integer.c: attention on levels, >>integer and >>turned: every kernel of every table against
- * a plain formula in 64-bit integers or doubles, and the AVX2 ones against the C ones bit for bit,
+ * a plain formula in 64-bit integers or doubles, and every table against the C one bit for bit,
  * at the bounds that the driver keeps. Private functions are called directly. */
 #define SKV_STATIC      /* what a test does not use is not compiled */
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "test.h"
+#include "tables.h"
 
 #define TOKENS SKV_PAGE_TOKENS
 #define GANG SKVI_GANG
 #define PAIRS (SKVI_SLAB / 8)
-#define NO_AVX2 "this processor has no AVX2, or the build (gcc or clang for x86-64, no SKV_NO_SIMD)"
-
-/* --- tables of kernels -------------------------------------------------------------------- */
-
-static const skvi_kernels *table_at(uint32_t i)
-{
-    if (i == 0) return &skvi_kernels_c;
-#ifdef SKVI_LA_AVX2
-    if (i == 1 && SKVI_LA_HAS_AVX2()) return &skvi_kernels_avx2;
-#endif
-    return NULL;
-}
 
 static uint32_t pick(uint32_t n) { return (uint32_t)(test_u64() % n); }
 
 TEST(a_table_is_picked)
 {
     const skvi_kernels *k = skvi_pick_kernels();
-    printf("  (kernels in use: %s)\n", k == &skvi_kernels_c ? "C" : "AVX2");
-    CHECK(k == (table_at(1) ? table_at(1) : table_at(0)));
+    uint32_t last = 0;
+    while (table_at(last + 1)) last++;
+    printf("  (kernels in use: %s)\n", table_name(k));
+    CHECK(k == table_at(last));
     CHECK(!skvi_kernels_c.unsigned_keys);
 }
 
@@ -204,12 +195,10 @@ TEST(values_are_weighted_sums)
                 }
 }
 
-TEST(sums_agree_bit_for_bit)
+static void sums_agree(const skvi_kernels *other)
 {
-    const skvi_kernels *other = table_at(1);
     job *j = &job_at_hand;
     int round, wide;
-    if (!other) SKIP(NO_AVX2);
     for (round = 0; round < 800; round++) {
         wide = round % 2;
         j->rows = 1 + pick(GANG);
@@ -224,6 +213,8 @@ TEST(sums_agree_bit_for_bit)
         CHECK(!memcmp(j->acc[0], j->acc[1], sizeof j->acc[0]));
     }
 }
+
+TEST(sums_agree_bit_for_bit) { compare_tables(sums_agree); }
 
 /* --- queries ------------------------------------------------------------------------------- */
 
@@ -333,12 +324,10 @@ TEST(tiny_queries_stay_finite)
         }
 }
 
-TEST(queries_agree_bit_for_bit)
+static void queries_agree(const skvi_kernels *other)
 {
-    const skvi_kernels *other = table_at(1);
     static ask a;
     int round;
-    if (!other) SKIP(NO_AVX2);
     for (round = 0; round < 4000; round++) {
         ask_fill(&a);
         ask_run(&a, &skvi_kernels_c, 0);
@@ -347,6 +336,8 @@ TEST(queries_agree_bit_for_bit)
         CHECK(!memcmp(&a.unit[0], &a.unit[1], sizeof a.unit[0]) && a.offset[0] == a.offset[1]);
     }
 }
+
+TEST(queries_agree_bit_for_bit) { compare_tables(queries_agree); }
 
 /* --- sums back to floats ------------------------------------------------------------------- */
 
@@ -406,12 +397,10 @@ TEST(sums_are_added)
         }
 }
 
-TEST(additions_agree_bit_for_bit)
+static void additions_agree(const skvi_kernels *other)
 {
-    const skvi_kernels *other = table_at(1);
     static sums x;
     int round;
-    if (!other) SKIP(NO_AVX2);
     for (round = 0; round < 2000; round++) {
         sums_fill(&x);
         sums_run(&x, &skvi_kernels_c, 0);
@@ -420,6 +409,8 @@ TEST(additions_agree_bit_for_bit)
         CHECK(!memcmp(x.out[0], x.out[1], sizeof x.out[0]));
     }
 }
+
+TEST(additions_agree_bit_for_bit) { compare_tables(additions_agree); }
 
 /* --- softmax ------------------------------------------------------------------------------- */
 
@@ -584,14 +575,12 @@ TEST(nothing_weighs_nothing)
     }
 }
 
-TEST(softmax_agrees_bit_for_bit)
+static void softmax_agrees(const skvi_kernels *other)
 {
-    const skvi_kernels *other = table_at(1);
     static weights w;
     static float s[2][TOKENS + 16];
     uint32_t shift;
     int round;
-    if (!other) SKIP(NO_AVX2);
     for (round = 0; round < 4000; round++) {
         float top[2], sum[2];
         random_scores(s[0], TOKENS + 16);
@@ -614,6 +603,8 @@ TEST(softmax_agrees_bit_for_bit)
         CHECK(!memcmp(w.wide[0], w.wide[1], sizeof w.wide[0]));
     }
 }
+
+TEST(softmax_agrees_bit_for_bit) { compare_tables(softmax_agrees); }
 
 /* --- means that RoPE turns ------------------------------------------------------------------ */
 
@@ -729,13 +720,11 @@ TEST(waves_are_made_anew)
     free(j.a.base);
 }
 
-TEST(waves_agree_bit_for_bit)
+static void waves_agree(const skvi_kernels *other)
 {
-    const skvi_kernels *other = table_at(1);
     static wave_job j;
     static float s[GANG * TOKENS], unit[GANG];
     int round;
-    if (!other) SKIP(NO_AVX2);
     for (round = 0; round < 200; round++) {
         uint32_t position = 6400 + pick(10000), pages = pick(64);
         wave_open(&j, 1 + pick(128), round % 3);
@@ -747,6 +736,8 @@ TEST(waves_agree_bit_for_bit)
         free(j.a.base);
     }
 }
+
+TEST(waves_agree_bit_for_bit) { compare_tables(waves_agree); }
 
 int main(int argc, char **argv)
 {

@@ -7,6 +7,7 @@
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "test.h"
+#include "tables.h"
 #include <float.h>
 #ifdef SKV_HAVE_LAPACKE
 #include <lapacke.h>
@@ -815,14 +816,12 @@ TEST(larger_sizes)
 }
 
 /* gemm, dot and from_f16 of the kernel table, and nothing written beside C. */
-TEST(float_kernels_agree_bit_for_bit)
+static void float_kernels_agree(const skvi_kernels *other)
 {
-#ifdef SKVI_LA_AVX2
     static float a[16 * 70], b[70 * 90], c[2][16 * 90];
     uint16_t half[90];
     size_t i, m, n, k;
     int round;
-    if (!SKVI_LA_HAS_AVX2()) SKIP("this processor has no AVX2");
     for (round = 0; round < 2000; round++) {
         float x, y;
         m = (size_t)(test_u64() % 14);
@@ -832,21 +831,20 @@ TEST(float_kernels_agree_bit_for_bit)
         for (i = 0; i < 70 * 90; i++) b[i] = (float)test_normal();
         for (i = 0; i < 16 * 90; i++) c[0][i] = c[1][i] = (float)test_normal();
         skvi_gemm_c(m, n, k, a, 70, b + 1, 87, c[0] + 1, 83);
-        skvi_gemm_avx2(m, n, k, a, 70, b + 1, 87, c[1] + 1, 83);
+        other->gemm(m, n, k, a, 70, b + 1, 87, c[1] + 1, 83);
         CHECK(!memcmp(c[0], c[1], sizeof c[0]));
         x = skvi_dot_c(a + round % 5, b, n);
-        y = skvi_dot_avx2(a + round % 5, b, n);
+        y = other->dot(a + round % 5, b, n);
         CHECK(!memcmp(&x, &y, sizeof x));
         for (i = 0; i < 90; i++)        /* finite: NaNs may keep other bits */
             half[i] = (uint16_t)((test_u64() % 0x7C01u) | (test_u64() & 0x8000u));
         skvi_from_f16_c(half + round % 5, c[0] + 3, n);
-        skvi_from_f16_avx2(half + round % 5, c[1] + 3, n);
+        other->from_f16(half + round % 5, c[1] + 3, n);
         CHECK(!memcmp(c[0], c[1], sizeof c[0]));
     }
-#else
-    SKIP("built without AVX2 (gcc or clang for x86-64, and no SKV_NO_SIMD)");
-#endif
 }
+
+TEST(float_kernels_agree_bit_for_bit) { compare_tables(float_kernels_agree); }
 
 int main(int argc, char **argv)
 {

@@ -5,6 +5,7 @@
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "test.h"
+#include "tables.h"
 
 #define TOKENS SKV_PAGE_TOKENS
 
@@ -180,7 +181,7 @@ TEST(small_kernels)
     }
 }
 
-/* Factors of n channels against the formula, in both kernels; zeros up to whole pairs, no more. */
+/* Factors of n channels against the formula, in all tables; zeros up to whole pairs, no more. */
 TEST(steps_are_scales_times_units)
 {
     unsigned char nibbles[SKVI_SLAB / 2 + 7];
@@ -202,11 +203,11 @@ TEST(steps_are_scales_times_units)
             }
             for (; i % 8; i++) CHECK(out[0][i] == 0 && !signbit(out[0][i]));
             CHECK(skvi_bits(out[0][i]) == 0x5A5A5A5Au);
-#ifdef SKVI_LA_AVX2
-            if (!SKVI_LA_HAS_AVX2()) continue;
-            skvi_steps_avx2(nibbles + shift, n, gain, unit, out[1]);
-            CHECK(!memcmp(out[0], out[1], sizeof out[0]));
-#endif
+            for (i = 1; table_at(i); i++) {
+                memset(out[1], 0x5A, sizeof out[1]);
+                table_at(i)->steps(nibbles + shift, n, gain, unit, out[1]);
+                CHECK(!memcmp(out[0], out[1], sizeof out[0]));
+            }
         }
 }
 

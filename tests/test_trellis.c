@@ -5,6 +5,7 @@
 #define SPECTRAL_KV_IMPLEMENTATION
 #include "spectral_kv.h"
 #include "test.h"
+#include "tables.h"
 
 #define TOKENS SKV_PAGE_TOKENS
 #define LANES SKVI_LANES
@@ -150,14 +151,12 @@ TEST(expand_of_pack_is_the_path)
         }
 }
 
-TEST(expansions_agree_bit_for_bit)
+static void expansions_agree(const skvi_kernels *other)
 {
-#ifdef SKVI_LA_AVX2
     static unsigned char codes[16 * QUAD_BYTES + 33];
     static signed char levels[2][9 * SKVI_PAIR_BYTES];
     uint32_t h, i, round, n, first;
     int kind, bias;
-    if (!SKVI_LA_HAS_AVX2()) SKIP("this processor has no AVX2");
     for (h = 1; h <= 16; h = after(h))
         for (round = 0; round < 100; round++) {
             unsigned char *at = codes + test_u64() % 33;    /* any alignment */
@@ -169,13 +168,12 @@ TEST(expansions_agree_bit_for_bit)
             for (i = 0; i < n * 16 * h; i++) at[i] = (unsigned char)(round ? test_u64() : 255);
             memset(levels, 0x7F, sizeof levels);
             skvi_expand_c(at, h, kind, bias, n, first, levels[0] + shift);
-            skvi_expand_avx2(at, h, kind, bias, n, first, levels[1] + shift);
+            other->expand(at, h, kind, bias, n, first, levels[1] + shift);
             CHECK(!memcmp(levels[0], levels[1], sizeof levels[0]));     /* and nothing beyond */
         }
-#else
-    SKIP("built without AVX2 (gcc or clang for x86-64, and no SKV_NO_SIMD)");
-#endif
 }
+
+TEST(expansions_agree_bit_for_bit) { compare_tables(expansions_agree); }
 
 /* --- the search ---------------------------------------------------------------------------- */
 
@@ -256,7 +254,6 @@ TEST(latents_are_loaded)
         }
 }
 
-#ifdef SKVI_LA_AVX2
 /* Costs as a step finds them: low bits free but for the neighbour's number; few values too, so that
    there are ties; some at the end of the range. */
 static void random_costs(uint16_t *c, uint32_t tag, uint32_t b, int round)
@@ -268,18 +265,15 @@ static void random_costs(uint16_t *c, uint32_t tag, uint32_t b, int round)
         c[i] = (uint16_t)(x | (i / LANES & ((1u << b) - 1)));
     }
 }
-#endif
 
-TEST(steps_agree_bit_for_bit)
+static void steps_agree(const skvi_kernels *other)
 {
-#ifdef SKVI_LA_AVX2
     static uint16_t c[256 * LANES], d[2][256 * LANES], dist[2][256 * LANES], low[LANES];
     static int16_t x[LANES];
     static unsigned char from[2][1024];
     static uint16_t level[256];
     uint32_t h, step, i, k;
     int round;
-    if (!SKVI_LA_HAS_AVX2()) SKIP("this processor has no AVX2");
     for (h = 1; h <= 16; h = after(h))
         for (step = 0; step < 2; step++)
             for (round = 0; round < 40; round++) {
@@ -311,24 +305,22 @@ TEST(steps_agree_bit_for_bit)
                     t.b = b;
                     t.next = new_bits(h, step + 1);
                     memset(d[k], 0xAB, sizeof d[k]);
-                    if (k) skvi_search_step_avx2(&t);
-                    else skvi_search_step_c(&t);
+                    (k ? other : &skvi_kernels_c)->search(&t);
                 }
                 CHECK(!memcmp(d[0], d[1], sizeof d[0]));
                 CHECK(!b || !memcmp(from[0], from[1], n * (b > 4 ? 16 : 8)));
                 for (k = 0; k < 2; k++) {
                     memset(dist[k], 0xCD, sizeof dist[k]);
                     memset(from[k], 0xCD, sizeof from[k]);
-                    (k ? skvi_search_low_avx2 : skvi_search_low_c)(
+                    (k ? other : &skvi_kernels_c)->low(
                         d[0], dist[k] + 1, round % 7 ? from[k] + 1 : NULL);
                 }
                 CHECK(!memcmp(dist[0], dist[1], sizeof dist[0]) && dist[1][LANES + 1] == 0xCDCD);
                 CHECK(!memcmp(from[0], from[1], sizeof from[0]) && from[1][LANES + 1] == 0xCD);
             }
-#else
-    SKIP("built without the AVX2 step (gcc or clang for x86-64, and no SKV_NO_SIMD)");
-#endif
 }
+
+TEST(steps_agree_bit_for_bit) { compare_tables(steps_agree); }
 
 /* One step and the least of all costs against their descriptions. */
 TEST(a_step_takes_the_least)
@@ -583,24 +575,24 @@ TEST(no_other_stream_is_better)
     }
 }
 
-TEST(kernels_give_the_same_codes)
+static void codes_agree(const skvi_kernels *other)
 {
     static batch a, b;
     uint32_t h, n;
-    if (skvi_pick_kernels() == &skvi_kernels_c)
-        SKIP("no other kernels than C here (they need AVX2, and no SKV_NO_SIMD)");
     for (h = 1; h <= 16; h = after(h))
         for (n = 4; n <= LANES; n += 4) {
             int kind = (h + n / 4) % 2 == 1;
             batch_random(&a, h % 3 ? 0 : 0.2);
             if (n == 8) a.u[70] *= 100;         /* one far out */
             b = a;
-            batch_encode(&a, h, kind, n, skvi_pick_kernels());
+            batch_encode(&a, h, kind, n, other);
             batch_encode(&b, h, kind, n, &skvi_kernels_c);
             CHECK(!memcmp(a.codes, b.codes, sizeof a.codes));
             CHECK(!memcmp(a.scale, b.scale, n * sizeof a.scale[0]));
         }
 }
+
+TEST(kernels_give_the_same_codes) { compare_tables(codes_agree); }
 
 /* A channel's codes are its own, whatever is beside it and in whichever lane it is. */
 TEST(lanes_do_not_mix)
