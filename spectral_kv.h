@@ -64,7 +64,7 @@
 
    OUTLINE (search for the tag)
      In the API            >>result  >>tensor  >>memory  >>model  >>profiler  >>profile  >>codec
-                           >>cache  >>attend  >>report  >>classic  >>cold  >>linalg
+                           >>cache  >>attend  >>report  >>classic  >>cold  >>isa  >>linalg
      In the implementation >>base  >>kernels  >>la  >>product  >>jacobi  >>eigh  >>svd  >>fit
                            >>quant  >>search  >>integer  >>turned  >>plan  >>summary  >>blob
                            >>page  >>heap  >>ring  >>scores  >>turbo  >>report  >>cold
@@ -117,6 +117,8 @@
      SKV_CBLAS         [off] use cblas_sgemm for the large products of calibration
      SKV_NO_SIMD       [off] portable inner loops only; else gcc and clang on x86-64 also compile
                        AVX2 ones (immintrin.h), taken where the processor has it
+     SKV_ISA_MASK      [SKV_ISA_ALL] kernel sets that may be used; any expression, such as a call of
+                       your function, evaluated whenever a set is picked (>>isa)
      SPECTRAL_KV_CUDA  [off] also include spectral_kv_cuda.cuh
 
    LIMITS OF THIS VERSION
@@ -756,6 +758,19 @@ SKVDEF skv_result skv_cold_decode(skv_cold *c, uint32_t layer, uint32_t position
 /* The rows that a decoder gets, after encode or decode of this layer. */
 SKVDEF skv_result skv_cold_rows(skv_cold *c, uint32_t layer, uint32_t position, float *k, float *v);
 
+/* >>isa ---------------------------------------------------------------------------------------
+   Kernel sets: inner loops for an instruction set, all with the bits of the portable ones. The best
+   one that is compiled in, that this processor (and its operating system) has and that SKV_ISA_MASK
+   leaves is picked when a cache, codec or fit begins; without any, portable C. x86-64 is asked at
+   run time; elsewhere the compiler's target decides. */
+#define SKV_ISA_AVX2   1u           /* with F16C: Haswell, Zen and later */
+#define SKV_ISA_NEON   4u
+#define SKV_ISA_WASM   8u           /* WebAssembly's 128 bits */
+#define SKV_ISA_ALL    0xFFFFFFFFu
+
+SKVDEF uint32_t    skv_isa(void);       /* sets that may be picked now, SKV_ISA_*; 0: none */
+SKVDEF const char *skv_isa_name(void);  /* the one that is: "avx2", "neon", "wasm", "portable" */
+
 /* >>linalg ------------------------------------------------------------------------------------
    What the fit is made of, useful on its own. Double precision, no allocation, no global state, one
    fixed order of operations: the same input gives the same bits, in the portable and the AVX2 build
@@ -1160,9 +1175,48 @@ enum { SKVI_LA_STEP = 1 };
 #define SKVI_LA_AVX2 1
 #include <immintrin.h>
 #ifndef SKVI_LA_HAS_AVX2
-#define SKVI_LA_HAS_AVX2() __builtin_cpu_supports("avx2")   /* and so F16C: no chip lacks it */
+#define SKVI_LA_HAS_AVX2() (__builtin_cpu_supports("avx2") && skvi_has_f16c())
 #endif
+
+/* F16C, on a processor with AVX2 and a system that keeps its registers; emulators may lack it. */
+static int skvi_has_f16c(void)
+{
+#if defined(__clang__) || __GNUC__ < 11         /* their __builtin_cpu_supports does not know it */
+    uint32_t a = 1, b, c = 0, d;
+    __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+    return (int)(c >> 29 & 1u);
+#else
+    return __builtin_cpu_supports("f16c") != 0;
 #endif
+}
+#endif
+
+#ifndef SKV_ISA_MASK
+#define SKV_ISA_MASK SKV_ISA_ALL
+#endif
+
+SKVDEF uint32_t skv_isa(void)
+{
+    uint32_t here = 0;
+#ifdef SKVI_LA_AVX2
+    if (SKVI_LA_HAS_AVX2()) here |= SKV_ISA_AVX2;
+#endif
+#ifdef SKVI_LA_NEON
+    here |= SKV_ISA_NEON;
+#endif
+#ifdef SKVI_LA_WASM
+    here |= SKV_ISA_WASM;
+#endif
+    return here & (uint32_t)(SKV_ISA_MASK);
+}
+
+SKVDEF const char *skv_isa_name(void)
+{
+    const uint32_t isa = skv_isa();
+    if (isa & SKV_ISA_AVX2) return "avx2";
+    if (isa & SKV_ISA_NEON) return "neon";
+    return isa & SKV_ISA_WASM ? "wasm" : "portable";
+}
 
 struct skvi_trial;
 typedef struct skvi_kernels {
@@ -1550,7 +1604,7 @@ static skvi_la skvi_la_pick(void)
     k.rot = skvi_la_rot;
     k.tile = skvi_la_tile;
 #ifdef SKVI_LA_AVX2
-    if (SKVI_LA_HAS_AVX2()) {
+    if (skv_isa() & SKV_ISA_AVX2) {
         k.dot = skvi_la_dot_avx2;
         k.axpy = skvi_la_axpy_avx2;
         k.rot = skvi_la_rot_avx2;
@@ -4515,9 +4569,11 @@ static const skvi_kernels skvi_kernels_avx2 = {
 
 static const skvi_kernels *skvi_pick_kernels(void)
 {
+    const uint32_t isa = skv_isa();
 #ifdef SKVI_LA_AVX2
-    if (SKVI_LA_HAS_AVX2()) return &skvi_kernels_avx2;
+    if (isa & SKV_ISA_AVX2) return &skvi_kernels_avx2;
 #endif
+    (void)isa;
     return &skvi_kernels_c;
 }
 

@@ -575,6 +575,7 @@ static void fill(record *r, const test *t, double bits)
     snprintf(text, sizeof text, "group%u", (unsigned)group);
     r->n = 0;
     put(r, "bench", "attn", 1);
+    put(r, "isa_own", skv_isa_name(), 1);
     put(r, "isa", t->f16.kernel->isa, 1);
     put(r, "shape", t->src->sh->name, 1);
     put(r, "preset", group == 1 ? "fast" : !group || group == t->src->sh->n_kv ? "joint" : text, 1);
@@ -617,8 +618,9 @@ static void print_table(FILE *f, const record *r, int first)
         {"to own", "error_to_own_rows"}};
     size_t i;
     if (first)
-        fprintf(f, "f16 kernel %s, ggml %s; CPU ns per token and query head, median and least; "
-                "reading: %s GB/s\n\n", field_text(r, "isa"), field_text(r, "ggml_isa"),
+        fprintf(f, "our kernels %s, f16 kernel %s, ggml %s; CPU ns per token and query head, "
+                "median and least; reading: %s GB/s\n\n", field_text(r, "isa_own"),
+                field_text(r, "isa"), field_text(r, "ggml_isa"),
                 field_text(r, "read_bandwidth_gb_per_s"));
     for (i = 0; first && i < sizeof column / sizeof *column; i++)
         fprintf(f, i ? " %8s" : "%-13s", column[i][0]);

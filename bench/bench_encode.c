@@ -177,17 +177,17 @@ static int report(const char *json, const subject *s, size_t n, size_t runs, dou
     }
     if (!json || f != stdout)
         printf("kernels %s; CPU ns per element, %lu runs\n\n%-7s %9s %9s %9s %9s\n",
-               skvi_pick_kernels() == &skvi_kernels_c ? "portable" : "avx2", (unsigned long)runs,
-               "preset", "bits", "encode", "decode", "rel.err.");
+               skv_isa_name(), (unsigned long)runs, "preset", "bits", "encode", "decode",
+               "rel.err.");
     for (i = 0; i < n; i++) {
         double bits = 8.0 * (double)s[i].bytes / elements;
         if (!json || f != stdout)
             printf("%-7s %9.2f %9.1f %9.1f %9.4f\n", s[i].name, bits, s[i].encode[runs / 2],
                    s[i].decode[runs / 2], s[i].error / s[0].error);
         if (json)
-            fprintf(f, "{\"bench\": \"encode\", \"preset\": \"%s\", \"bits\": %.3f, \"encode_ns\": "
-                    "%.2f, \"decode_ns\": %.2f}\n", s[i].name, bits, s[i].encode[runs / 2],
-                    s[i].decode[runs / 2]);
+            fprintf(f, "{\"bench\": \"encode\", \"isa\": \"%s\", \"preset\": \"%s\", "
+                    "\"bits\": %.3f, \"encode_ns\": %.2f, \"decode_ns\": %.2f}\n", skv_isa_name(), s[i].name,
+                    bits, s[i].encode[runs / 2], s[i].decode[runs / 2]);
     }
     return (f == stdout ? fflush(f) : fclose(f)) ? 1 : 0;
 }

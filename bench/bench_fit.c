@@ -270,7 +270,7 @@ static int report(const char *json, size_t runs, outcome (*out)[METHODS], const 
                   size_t sizes)
 {
     char cpu[160], blas[512];
-    const char *simd = skvi_la_pick().dot == skvi_la_dot ? "portable" : "avx2";
+    const char *simd = skv_isa_name();
     FILE *f = stdout;
     size_t i;
     cpu_name(cpu, sizeof cpu);
