@@ -116,16 +116,18 @@
      SKV_NO_STDIO      [off] no snprintf: skv_profile_summary is left out
      SKV_CBLAS         [off] use cblas_sgemm for the large products of calibration
      SKV_NO_SIMD       [off] portable inner loops only; else gcc and clang on x86-64 also compile
-                       AVX2 ones (immintrin.h), taken where the processor has it
+                       AVX2 ones (immintrin.h), taken where the processor has it, on aarch64 NEON
+                       ones (arm_neon.h; dot products with -march=..+dotprod), with -msimd128
+                       WebAssembly ones (wasm_simd128.h)
      SKV_ISA_MASK      [SKV_ISA_ALL] kernel sets that may be used; any expression, such as a call of
                        your function, evaluated whenever a set is picked (>>isa)
      SPECTRAL_KV_CUDA  [off] also include spectral_kv_cuda.cuh
 
    LIMITS OF THIS VERSION
-     Kernels are portable C and AVX2, with the same bits. Attention on pages is in integers: queries
-     and softmax weights of 8 bits, or 14 (skv_cache_desc.attend_bits). Pages of a cache are never
-     re-coded, and hold keys after RoPE: positions cannot be shifted. Cold pages (>>cold) are a
-     codec of their own, beside the cache.
+     Kernels are portable C, AVX2, NEON and WebAssembly's SIMD128, with the same bits. Attention on
+     pages is in integers: queries and softmax weights of 8 bits, or 14
+     (skv_cache_desc.attend_bits). Pages of a cache are never re-coded, and hold keys after RoPE:
+     positions cannot be shifted. Cold pages (>>cold) are a codec of their own, beside the cache.
 */
 #ifndef SPECTRAL_KV_H
 #define SPECTRAL_KV_H
@@ -1138,7 +1140,8 @@ static uint32_t skvi_or(uint32_t value, uint32_t fallback)
 /* >>kernels -----------------------------------------------------------------------------------
    The leaf functions that an instruction set may replace; everything else calls through this table.
    Sums run in a fixed order, the same in every table, so all tables give the same bits, unless the
-   compiler fuses multiply and add: gcc does so with -mfma in its own dialects (-std=gnu..). */
+   compiler fuses multiply and add: gcc does so with -mfma or on aarch64, in C++ and in its own
+   dialects (-std=gnu..). */
 #ifdef __clang__
 #define SKVI_UNFUSED _Pragma("STDC FP_CONTRACT OFF")    /* first in a function */
 #else
@@ -1191,6 +1194,75 @@ static int skvi_has_f16c(void)
 }
 #endif
 
+#if defined(__GNUC__) && defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && \
+    !defined(__CUDACC__) && !defined(SKV_NO_SIMD)
+#define SKVI_LA_NEON 1
+#define SKVI_LA_128 1
+#include <arm_neon.h>
+#elif defined(__wasm_simd128__) && !defined(SKV_NO_SIMD)
+#define SKVI_LA_WASM 1
+#define SKVI_LA_128 1
+#include <wasm_simd128.h>
+#endif
+
+#ifdef SKVI_LA_128
+/* Vectors of 16 bytes, at any address: one set of kernels for NEON and WebAssembly. Operators do
+   the arithmetic (gcc and clang vector types); what they lack has one name for both here. */
+#define SKVI_VECTOR __attribute__((vector_size(16), aligned(1), may_alias))
+typedef float          skvi_f32x4 SKVI_VECTOR;
+typedef double         skvi_f64x2 SKVI_VECTOR;
+typedef int32_t        skvi_i32x4 SKVI_VECTOR;
+typedef uint32_t       skvi_u32x4 SKVI_VECTOR;
+typedef int64_t        skvi_i64x2 SKVI_VECTOR;
+typedef int16_t        skvi_i16x8 SKVI_VECTOR;
+typedef uint16_t       skvi_u16x8 SKVI_VECTOR;
+typedef unsigned char  skvi_u8x16 SKVI_VECTOR;
+#define SKVI_LOAD(type, p) (*(const type *)(const void *)(p))
+#define SKVI_STORE(type, p, x) (*(type *)(void *)(p) = (type)(x))
+#ifdef SKVI_LA_NEON
+#define SKVI_SPLAT_F32(x)     ((skvi_f32x4)vdupq_n_f32(x))
+#define SKVI_SPLAT_32(x)      ((skvi_u32x4)vdupq_n_u32(x))
+#define SKVI_SPLAT_16(x)      ((skvi_u16x8)vdupq_n_u16((uint16_t)(x)))
+#define SKVI_SPLAT_8(x)       ((skvi_u8x16)vdupq_n_u8((uint8_t)(x)))
+#define SKVI_SPLAT_I64(x)     ((skvi_i64x2)vdupq_n_s64(x))
+#define SKVI_LOOKUP(table, i) ((skvi_u8x16)vqtbl1q_u8((uint8x16_t)(table), (uint8x16_t)(i)))
+#define SKVI_MAX_F32(x, y)    ((skvi_f32x4)vmaxq_f32((float32x4_t)(x), (float32x4_t)(y)))
+#define SKVI_FLOATS(x)        ((skvi_f32x4)vcvtq_f32_s32((int32x4_t)(x)))
+#define SKVI_MIN_U16(x, y)    ((skvi_u16x8)vminq_u16((uint16x8_t)(x), (uint16x8_t)(y)))
+#define SKVI_ADDS_U16(x, y)   ((skvi_u16x8)vqaddq_u16((uint16x8_t)(x), (uint16x8_t)(y)))
+#define SKVI_SUBS_U16(x, y)   ((skvi_u16x8)vqsubq_u16((uint16x8_t)(x), (uint16x8_t)(y)))
+#define SKVI_ABS_I16(x)       ((skvi_u16x8)vabsq_s16((int16x8_t)(x)))
+/* two vectors to one of half the width, numbers that fit; bytes without sign */
+#define SKVI_SHORTS(x, y) \
+    ((skvi_i16x8)vcombine_s16(vmovn_s32((int32x4_t)(x)), vmovn_s32((int32x4_t)(y))))
+#define SKVI_BYTES(x, y) \
+    ((skvi_u8x16)vcombine_u8(vmovn_u16((uint16x8_t)(x)), vmovn_u16((uint16x8_t)(y))))
+/* x0 + x1, x2 + x3, y0 + y1, y2 + y3 */
+#define SKVI_ADD_PAIRS(x, y)  ((skvi_i32x4)vpaddq_s32((int32x4_t)(x), (int32x4_t)(y)))
+/* eight signed bytes as 16-bit numbers */
+#define SKVI_WIDEN(p)         ((skvi_i16x8)vmovl_s8(vld1_s8(p)))
+#else
+#define SKVI_SPLAT_F32(x)     ((skvi_f32x4)wasm_f32x4_splat(x))
+#define SKVI_SPLAT_32(x)      ((skvi_u32x4)wasm_i32x4_splat((int32_t)(x)))
+#define SKVI_SPLAT_16(x)      ((skvi_u16x8)wasm_i16x8_splat((int16_t)(x)))
+#define SKVI_SPLAT_8(x)       ((skvi_u8x16)wasm_i8x16_splat((int8_t)(x)))
+#define SKVI_SPLAT_I64(x)     ((skvi_i64x2)wasm_i64x2_splat(x))
+#define SKVI_LOOKUP(table, i) ((skvi_u8x16)wasm_i8x16_swizzle((v128_t)(table), (v128_t)(i)))
+#define SKVI_MAX_F32(x, y)    ((skvi_f32x4)wasm_f32x4_pmax((v128_t)(x), (v128_t)(y)))
+#define SKVI_FLOATS(x)        ((skvi_f32x4)wasm_f32x4_convert_i32x4((v128_t)(x)))
+#define SKVI_MIN_U16(x, y)    ((skvi_u16x8)wasm_u16x8_min((v128_t)(x), (v128_t)(y)))
+#define SKVI_ADDS_U16(x, y)   ((skvi_u16x8)wasm_u16x8_add_sat((v128_t)(x), (v128_t)(y)))
+#define SKVI_SUBS_U16(x, y)   ((skvi_u16x8)wasm_u16x8_sub_sat((v128_t)(x), (v128_t)(y)))
+#define SKVI_ABS_I16(x)       ((skvi_u16x8)wasm_i16x8_abs((v128_t)(x)))
+#define SKVI_SHORTS(x, y)     ((skvi_i16x8)wasm_i16x8_narrow_i32x4((v128_t)(x), (v128_t)(y)))
+#define SKVI_BYTES(x, y)      ((skvi_u8x16)wasm_u8x16_narrow_i16x8((v128_t)(x), (v128_t)(y)))
+#define SKVI_ADD_PAIRS(x, y) \
+    ((skvi_i32x4)wasm_i32x4_add(wasm_i32x4_shuffle((v128_t)(x), (v128_t)(y), 0, 2, 4, 6), \
+                                wasm_i32x4_shuffle((v128_t)(x), (v128_t)(y), 1, 3, 5, 7)))
+#define SKVI_WIDEN(p)         ((skvi_i16x8)wasm_i16x8_load8x8(p))
+#endif
+#endif
+
 #ifndef SKV_ISA_MASK
 #define SKV_ISA_MASK SKV_ISA_ALL
 #endif
@@ -1217,6 +1289,15 @@ SKVDEF const char *skv_isa_name(void)
     if (isa & SKV_ISA_NEON) return "neon";
     return isa & SKV_ISA_WASM ? "wasm" : "portable";
 }
+
+/* Calls f(rows, ...) with a constant, so that its loops over rows unroll. */
+#define SKVI_BY_ROWS(f, rows, ...)                                                                \
+    do {                                                                                          \
+        if ((rows) == 4) f(4, __VA_ARGS__);                                                       \
+        else if ((rows) == 3) f(3, __VA_ARGS__);                                                  \
+        else if ((rows) == 2) f(2, __VA_ARGS__);                                                  \
+        else f(1, __VA_ARGS__);                                                                   \
+    } while (0)
 
 struct skvi_trial;
 typedef struct skvi_kernels {
@@ -1400,7 +1481,88 @@ static float skvi_dot_avx2(const float *a, const float *b, size_t n)
     for (j = 0; i < n; i++, j++) s[j] += a[i] * b[i];
     return skvi_sum_avx2(_mm256_add_ps(_mm256_loadu_ps(s), _mm256_loadu_ps(s + 8)));
 }
+#endif
 
+#ifdef SKVI_LA_128
+/* (a0 + a4 + a2 + a6) + ..: eight partial sums in the order that every table adds them */
+__attribute__((always_inline))
+static inline float skvi_sum_128(skvi_f32x4 a, skvi_f32x4 b)
+{
+    SKVI_UNFUSED
+    a += b;
+    return (a[0] + a[2]) + (a[1] + a[3]);
+}
+
+#ifdef SKVI_LA_NEON
+enum { SKVI_COLUMNS = 4 };      /* vectors in a row of a register tile */
+#else
+enum { SKVI_COLUMNS = 2 };      /* most machines below have 16 registers */
+#endif
+
+/* c[rows][4 COLUMNS], rows at most 4 and a caller's constant, as skvi_gemm_tile sums; or onto c, as
+   skvi_gemm_rows does. */
+__attribute__((always_inline))
+static inline void skvi_gemm_block_128(const uint32_t rows, const int onto, size_t k,
+                                       const float *a, size_t lda, const float *b, size_t ldb,
+                                       float *c, size_t ldc)
+{
+    SKVI_UNFUSED
+    skvi_f32x4 s[4][SKVI_COLUMNS], x;
+    uint32_t i, j;
+    size_t l;
+    for (i = 0; i < rows; i++)
+        for (j = 0; j < SKVI_COLUMNS; j++)
+            s[i][j] = onto ? SKVI_LOAD(skvi_f32x4, c + i * ldc + 4 * j) : SKVI_SPLAT_F32(0);
+    for (l = 0; l < k; l++, b += ldb) {
+        SKVI_LA_UNROLL
+        for (i = 0; i < rows; i++) {
+            x = SKVI_SPLAT_F32(a[i * lda + l]);
+            SKVI_LA_UNROLL
+            for (j = 0; j < SKVI_COLUMNS; j++) s[i][j] += x * SKVI_LOAD(skvi_f32x4, b + 4 * j);
+        }
+    }
+    for (i = 0; i < rows; i++, c += ldc)
+        for (j = 0; j < SKVI_COLUMNS; j++) {
+            if (!onto) s[i][j] = SKVI_LOAD(skvi_f32x4, c + 4 * j) + s[i][j];
+            SKVI_STORE(skvi_f32x4, c + 4 * j, s[i][j]);
+        }
+}
+
+static void skvi_gemm_128(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
+                          size_t ldb, float *c, size_t ldc)
+{
+    size_t i, j, rows = m - m % 4, wide = n - n % 16;
+    for (j = 0; j < wide; j += 4 * SKVI_COLUMNS) {
+        for (i = 0; i < rows; i += 4)
+            skvi_gemm_block_128(4, 0, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+        if (m % 4 == 3)
+            skvi_gemm_block_128(3, 1, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+        else if (m % 4 == 2)
+            skvi_gemm_block_128(2, 1, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+        else if (m % 4 == 1)
+            skvi_gemm_block_128(1, 1, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+    }
+    if (wide < n) skvi_gemm_rows(m, n - wide, k, a, lda, b + wide, ldb, c + wide, ldc);
+}
+
+static float skvi_dot_128(const float *a, const float *b, size_t n)
+{
+    SKVI_UNFUSED
+    skvi_f32x4 s[4];
+    float last[16];
+    size_t i, j;
+    for (j = 0; j < 4; j++) s[j] = SKVI_SPLAT_F32(0);
+    for (i = 0; i + 16 <= n; i += 16)
+        SKVI_LA_UNROLL
+        for (j = 0; j < 4; j++)
+            s[j] += SKVI_LOAD(skvi_f32x4, a + i + 4 * j) * SKVI_LOAD(skvi_f32x4, b + i + 4 * j);
+    if (i < n) {
+        memcpy(last, s, sizeof last);
+        for (j = 0; i < n; i++, j++) last[j] += a[i] * b[i];
+        memcpy(s, last, sizeof last);
+    }
+    return skvi_sum_128(s[0] + s[2], s[1] + s[3]);
+}
 #endif
 
 static void skvi_from_f16_c(const uint16_t *h, float *out, size_t n)
@@ -1416,6 +1578,25 @@ static void skvi_from_f16_avx2(const uint16_t *h, float *out, size_t n)
     size_t i;
     for (i = 0; i + 8 <= n; i += 8)
         _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(h + i))));
+    skvi_from_f16_c(h + i, out + i, n - i);
+}
+#endif
+
+#ifdef SKVI_LA_128
+static void skvi_from_f16_128(const uint16_t *h, float *out, size_t n)
+{
+    size_t i;
+    for (i = 0; i + 4 <= n; i += 4) {
+#ifdef SKVI_LA_NEON
+        SKVI_STORE(skvi_f32x4, out + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(h + i))));
+#else
+        /* exponent and mantissa in place and 2^112 too small, subnormal or not; infinity is not */
+        skvi_u32x4 x = (skvi_u32x4)wasm_u32x4_load16x4(h + i), a = (x & 0x7FFFu) << 13;
+        skvi_f32x4 y = (skvi_f32x4)a * SKVI_SPLAT_F32(5.1922969e33f);
+        a = (skvi_u32x4)(a >= 0x0F800000u) & 0x7F800000u;
+        SKVI_STORE(skvi_f32x4, out + i, (skvi_u32x4)y | a | (x & 0x8000u) << 16);
+#endif
+    }
     skvi_from_f16_c(h + i, out + i, n - i);
 }
 #endif
@@ -3574,6 +3755,91 @@ static void skvi_steps_avx2(const unsigned char *nibbles, uint32_t n, uint32_t g
 }
 #endif
 
+#ifdef SKVI_LA_128
+/* Bits at .. at+3 of the lanes whose bytes are in x[]. */
+__attribute__((always_inline))
+static inline skvi_u8x16 skvi_nibble_128(const skvi_u8x16 *x, const uint32_t at)
+{
+    const uint32_t i = at >> 3, s = at & 7u;
+    skvi_u8x16 a = x[i];
+    if (s) a >>= SKVI_SPLAT_8(s);
+    if (s > 4) a += x[i + 1] << SKVI_SPLAT_8(8 - s);
+    if (s != 4) a &= SKVI_SPLAT_8(15);
+    return a;
+}
+
+/* A run of quads of one h, a constant of the caller. */
+__attribute__((always_inline))
+static inline void skvi_expand_run_128(const unsigned char *codes, const uint32_t h, int kind,
+                                       int bias, uint32_t n, uint32_t first, signed char *levels)
+{
+    static const unsigned char before[2][16] = {
+        {12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11},
+        {3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14}
+    };
+    const signed char *part = skvi_code_of(h)->part[0][0];
+    const skvi_u8x16 order = SKVI_LOAD(skvi_u8x16, before[kind ? 1 : 0]);
+    skvi_u8x16 a[2], b[2], x[17], lo;       /* x: bytes of the lanes, the one before them first */
+    uint32_t i, q;
+    for (i = 0; i < 2; i++) {
+        a[i] = SKVI_LOAD(skvi_u8x16, part + 32 * (i & h)) + SKVI_SPLAT_8(bias);
+        b[i] = SKVI_LOAD(skvi_u8x16, part + 32 * (i & h) + 16);
+    }
+    for (q = first; q < first + n; q++, codes += 16 * h) {
+        signed char *out = levels + q / 2 * SKVI_PAIR_BYTES + q % 2 * 16;
+        SKVI_UNROLL_16
+        for (i = 0; i < h; i++) x[i + 1] = SKVI_LOAD(skvi_u8x16, codes + 16 * i);
+        x[0] = SKVI_LOOKUP(x[h], order);
+        SKVI_UNROLL_16
+        for (i = 0; i < SKVI_STEPS; i++) {
+            const uint32_t end = ((i + 1) * h) >> 1;
+            lo = skvi_nibble_128(x, end);
+            lo = SKVI_LOOKUP(a[i & 1u], lo) +
+                 SKVI_LOOKUP(b[i & 1u], lo ^ skvi_nibble_128(x, end + 4));
+            SKVI_STORE(skvi_u8x16, out + 32 * i, lo);
+        }
+    }
+}
+
+static void skvi_expand_128(const unsigned char *codes, uint32_t h, int kind, int bias, uint32_t n,
+                            uint32_t first, signed char *levels)
+{
+    switch (h) {
+    case 1: skvi_expand_run_128(codes, 1, kind, bias, n, first, levels); break;
+    case 2: skvi_expand_run_128(codes, 2, kind, bias, n, first, levels); break;
+    case 3: skvi_expand_run_128(codes, 3, kind, bias, n, first, levels); break;
+    case 4: skvi_expand_run_128(codes, 4, kind, bias, n, first, levels); break;
+    case 5: skvi_expand_run_128(codes, 5, kind, bias, n, first, levels); break;
+    case 6: skvi_expand_run_128(codes, 6, kind, bias, n, first, levels); break;
+    case 7: skvi_expand_run_128(codes, 7, kind, bias, n, first, levels); break;
+    case 8: skvi_expand_run_128(codes, 8, kind, bias, n, first, levels); break;
+    case 10: skvi_expand_run_128(codes, 10, kind, bias, n, first, levels); break;
+    case 12: skvi_expand_run_128(codes, 12, kind, bias, n, first, levels); break;
+    case 14: skvi_expand_run_128(codes, 14, kind, bias, n, first, levels); break;
+    default: skvi_expand_run_128(codes, 16, kind, bias, n, first, levels); break;
+    }
+}
+
+/* A quad at a time: the quarter octave from a table, the octave as an exponent. */
+static void skvi_steps_128(const unsigned char *nibbles, uint32_t n, uint32_t gain,
+                           const float *unit, float *out)
+{
+    const skvi_u32x4 left = {4096, 256, 16, 1};
+    const skvi_u8x16 quarter = SKVI_LOAD(skvi_u8x16, skvi_quarter);
+    uint32_t i;
+    for (i = 0; i < n; i += 4, unit++) {
+        skvi_u32x4 e = SKVI_SPLAT_32(skvi_get16(nibbles + i / 2)) * left, at;
+        skvi_f32x4 f;
+        e = ((e >> SKVI_SPLAT_32(12)) & SKVI_SPLAT_32(15)) + SKVI_SPLAT_32(gain);
+        at = (e & SKVI_SPLAT_32(3)) * SKVI_SPLAT_32(0x04040404u) + SKVI_SPLAT_32(0x03020100u);
+        f = (skvi_f32x4)SKVI_LOOKUP(quarter, at);
+        e = ((e >> SKVI_SPLAT_32(2)) + SKVI_SPLAT_32(95)) << SKVI_SPLAT_32(23);
+        SKVI_STORE(skvi_f32x4, out + i, (skvi_f32x4)e * f * SKVI_SPLAT_F32(*unit));
+    }
+    if (n % 8) SKVI_STORE(skvi_f32x4, out + n, SKVI_SPLAT_F32(0));
+}
+#endif
+
 /* >>search ------------------------------------------------------------------------------------
    Viterbi search of the trellis for LANES channels of one h at once, along the circle of positions.
    States are windows; a step of b bits leads from s to (s >> b) + v G for each v < 2^b, G = 256 >>
@@ -3809,6 +4075,105 @@ static void skvi_search_low_avx2(const uint16_t *c, uint16_t *low, unsigned char
 }
 #endif
 
+#ifdef SKVI_LA_128
+static void skvi_search_dist_128(const skvi_trial *t)
+{
+    const skvi_u16x8 most = SKVI_SPLAT_16(t->most), unit = SKVI_SPLAT_16(t->unit);
+    const skvi_u16x8 lowest = SKVI_SPLAT_16(t->unit * (int)(t->levels / 2));
+    skvi_u16x8 level[2];
+    uint32_t u, v;
+    if (!t->x) {
+        memset(t->dist, 0, t->levels * 32);
+        return;
+    }
+    for (v = 0; v < 2; v++) level[v] = SKVI_LOAD(skvi_u16x8, t->x + 8 * v) + lowest;
+    for (u = 0; u < t->levels; u++)
+        for (v = 0; v < 2; v++) {
+            skvi_u16x8 d = SKVI_MIN_U16(SKVI_ABS_I16(level[v]), most);
+            SKVI_STORE(skvi_u16x8, t->dist + u * SKVI_LANES + 8 * v, d * d);
+            level[v] -= unit;
+        }
+}
+
+/* The step with b in its code: a caller's constant, so that loops unroll. */
+__attribute__((always_inline))
+static inline void skvi_search_bits_128(const skvi_trial *t, const uint32_t b)
+{
+    const uint32_t n = 256u >> b, ways = 1u << b, at_once = n < 4 ? n : 4;
+    const uint32_t tags = (1u << t->next) - 1;
+    const skvi_u16x8 mask = SKVI_SPLAT_16(ways - 1);
+    const uint16_t *in = t->c, *dist = t->dist;
+    skvi_u16x8 who[4][2], best, y;
+    uint32_t i, j, k, v;
+    for (j = 0; j < n; j += at_once) {
+        for (i = 0; i < at_once; i++, in += ways * SKVI_LANES)
+            SKVI_LA_UNROLL
+            for (v = 0; v < 2; v++) {
+                best = SKVI_LOAD(skvi_u16x8, in + 8 * v);
+                SKVI_UNROLL_16
+                for (k = 1; k < ways; k++)
+                    best = SKVI_MIN_U16(best, SKVI_LOAD(skvi_u16x8, in + 16 * k + 8 * v));
+                who[i][v] = best & mask;
+                best = SKVI_SUBS_U16(best & ~mask, SKVI_LOAD(skvi_u16x8, t->low + 8 * v));
+                if (n > tags) best |= SKVI_SPLAT_16((j + i) & tags);
+                SKVI_UNROLL_16
+                for (k = 0; k < ways; k++) {
+                    const uint32_t s = k * n + j + i;
+                    y = SKVI_LOAD(skvi_u16x8, dist + t->level[s] + 8 * v);
+                    y = SKVI_ADDS_U16(best, y);
+                    if (n <= tags) y |= SKVI_SPLAT_16(s & tags);
+                    SKVI_STORE(skvi_u16x8, t->d + s * SKVI_LANES + 8 * v, y);
+                }
+            }
+        if (b > 4)
+            for (i = 0; i < at_once; i++)
+                SKVI_STORE(skvi_u8x16, t->from + (j + i) * SKVI_LANES,
+                           SKVI_BYTES(who[i][0], who[i][1]));
+        else if (b)
+            for (v = 0; v < 2; v++) {
+                best = who[0][v] | who[1][v] << SKVI_SPLAT_16(4);
+                y = who[2][v] | who[3][v] << SKVI_SPLAT_16(4);
+                SKVI_STORE(skvi_u8x16, t->from + j * 8 + 16 * v, SKVI_BYTES(best, y));
+            }
+    }
+}
+
+static void skvi_search_step_128(const skvi_trial *t)
+{
+    skvi_search_dist_128(t);
+    switch (t->b) {
+    case 0: skvi_search_bits_128(t, 0); break;
+    case 1: skvi_search_bits_128(t, 1); break;
+    case 2: skvi_search_bits_128(t, 2); break;
+    case 3: skvi_search_bits_128(t, 3); break;
+    case 4: skvi_search_bits_128(t, 4); break;
+    case 5: skvi_search_bits_128(t, 5); break;
+    case 6: skvi_search_bits_128(t, 6); break;
+    case 7: skvi_search_bits_128(t, 7); break;
+    default: skvi_search_bits_128(t, 8); break;
+    }
+}
+
+static void skvi_search_low_128(const uint16_t *c, uint16_t *low, unsigned char *state)
+{
+    const skvi_u16x8 none = SKVI_SPLAT_16(0xFFFFu);
+    skvi_u16x8 least[2], first[2], at = SKVI_SPLAT_16(0);
+    uint32_t s, v;
+    least[0] = least[1] = first[0] = first[1] = none;
+    for (s = 0; s < 256; s++)
+        for (v = 0; v < 2; v++)
+            least[v] = SKVI_MIN_U16(least[v], SKVI_LOAD(skvi_u16x8, c + s * SKVI_LANES + 8 * v));
+    for (v = 0; v < 2; v++) SKVI_STORE(skvi_u16x8, low + 8 * v, least[v] & SKVI_SPLAT_16(0xFF00u));
+    if (!state) return;
+    for (s = 0; s < 256; s++, at += SKVI_SPLAT_16(1))
+        for (v = 0; v < 2; v++) {
+            skvi_u16x8 x = SKVI_LOAD(skvi_u16x8, c + s * SKVI_LANES + 8 * v);
+            first[v] = SKVI_MIN_U16(first[v], at | ~(skvi_u16x8)(x == least[v]));
+        }
+    SKVI_STORE(skvi_u8x16, state, SKVI_BYTES(first[0], first[1]));
+}
+#endif
+
 /* >>integer -----------------------------------------------------------------------------------
    Attention on the levels of a page, for up to SKVI_GANG rows (query heads) that share it. Queries
    become 8 bits, weights 8 bits without sign; channels of more than 4 bits ("wide") have levels of
@@ -4021,15 +4386,6 @@ static float skvi_query_avx2(const float *q, const float *step, const float *zer
     *offset = skvi_sum_avx2(sum);
     return top / range;
 }
-
-/* Calls f(rows, ...) with a constant, so that its loops over rows unroll. */
-#define SKVI_BY_ROWS(f, rows, ...)                                                                \
-    do {                                                                                          \
-        if ((rows) == 4) f(4, __VA_ARGS__);                                                       \
-        else if ((rows) == 3) f(3, __VA_ARGS__);                                                  \
-        else if ((rows) == 2) f(2, __VA_ARGS__);                                                  \
-        else f(1, __VA_ARGS__);                                                                   \
-    } while (0)
 
 /* Two steps at a time. Levels have at most 7 bits here, so sums of two products fit in 16. */
 __attribute__((target("avx2"), always_inline))
@@ -4306,6 +4662,364 @@ static float skvi_weights_avx2(const float *s, unsigned char *p, int16_t *wide)
 }
 #endif
 
+#ifdef SKVI_LA_128
+__attribute__((always_inline))
+static inline skvi_f32x4 skvi_abs_128(skvi_f32x4 x)
+{
+    return (skvi_f32x4)((skvi_u32x4)x & SKVI_SPLAT_32(0x7FFFFFFFu));
+}
+
+/* The nearest integers, ties to even, of numbers below 2^22. */
+__attribute__((always_inline))
+static inline skvi_u32x4 skvi_nearest_128(skvi_f32x4 x)
+{
+    const skvi_f32x4 magic = SKVI_SPLAT_F32(SKVI_MAGIC);
+    return (skvi_u32x4)(x + magic) - (skvi_u32x4)magic;
+}
+
+/* Reads q, step and zero up to the next multiple of 8, where they are 0. */
+static float skvi_query_128(const float *q, const float *step, const float *zero, uint32_t n,
+                            int wide, void *out, size_t stride, float *offset)
+{
+    SKVI_UNFUSED
+    skvi_f32x4 most = SKVI_SPLAT_F32(0), sum = most;
+    float top = 0, inv, range = wide ? 8191.0f : 127.0f;
+    uint32_t i, whole = (n + 7) & ~7u;
+    for (i = 0; i < n; i += 4) {
+        skvi_f32x4 x = SKVI_LOAD(skvi_f32x4, q + i) * SKVI_LOAD(skvi_f32x4, step + i);
+        most = SKVI_MAX_F32(most, skvi_abs_128(x));
+    }
+    for (i = 0; i < 4; i++) top = most[i] > top ? most[i] : top;
+    inv = top > 1e-34f ? range / top : 0;
+    for (i = 0; i < whole; i += 4) {
+        unsigned char *at = (unsigned char *)out + i / 8 * stride + i % 8 * 4;
+        skvi_f32x4 x = SKVI_LOAD(skvi_f32x4, q + i) * SKVI_LOAD(skvi_f32x4, step + i);
+        skvi_u32x4 v = skvi_nearest_128(x * SKVI_SPLAT_F32(inv));
+        skvi_u16x8 twice = (skvi_u16x8)SKVI_SHORTS(v, v);
+        sum += SKVI_FLOATS(v) * SKVI_SPLAT_F32(zero[i / 4]);
+        if (wide) {
+            SKVI_STORE(skvi_u16x8, at, twice);
+        } else {
+            twice &= SKVI_SPLAT_16(255);
+            SKVI_STORE(skvi_u8x16, at, SKVI_BYTES(twice, twice));
+        }
+    }
+    *offset = skvi_sum_128(sum, SKVI_SPLAT_F32(0));
+    return top / range;
+}
+
+/* Eight products of 16 bits, each added to its neighbour's: at once in WebAssembly, and on NEON
+   when all is summed. */
+#ifdef SKVI_LA_NEON
+typedef struct skvi_madds { int32x4_t v[2]; } skvi_madds;
+#else
+typedef struct skvi_madds { skvi_i32x4 v[1]; } skvi_madds;
+#endif
+__attribute__((always_inline))
+static inline void skvi_madd_128(skvi_madds *a, skvi_i16x8 x, skvi_i16x8 y)
+{
+#ifdef SKVI_LA_NEON
+    a->v[0] = vmlal_s16(a->v[0], vget_low_s16((int16x8_t)x), vget_low_s16((int16x8_t)y));
+    a->v[1] = vmlal_high_s16(a->v[1], (int16x8_t)x, (int16x8_t)y);
+#else
+    a->v[0] += (skvi_i32x4)wasm_i32x4_dot_i16x8((v128_t)x, (v128_t)y);
+#endif
+}
+
+__attribute__((always_inline))
+static inline skvi_i32x4 skvi_madd_sum_128(const skvi_madds *a)
+{
+#ifdef SKVI_LA_NEON
+    return SKVI_ADD_PAIRS(a->v[0], a->v[1]);
+#else
+    return a->v[0];
+#endif
+}
+
+/* Levels times queries of 16 bits, or of 8 where `wide` is 0; rows and wide are constants of the
+   caller. As many steps at a time as the registers hold sums for. */
+__attribute__((always_inline))
+static inline void skvi_score_steps_128(const uint32_t rows, const int wide,
+                                        const signed char *levels, const signed char *q,
+                                        uint32_t pairs, int32_t *acc)
+{
+    const uint32_t n = rows > 2 ? 1 : 4 / rows;
+    uint32_t i, p, r, k, e;
+    for (i = 0; i < SKVI_STEPS; i += n) {
+        const signed char *level = levels + 32 * i, *query = q;
+        skvi_madds a[4][2];
+        memset(a, 0, sizeof a);
+        for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 32 * rows)
+            SKVI_LA_UNROLL
+            for (k = 0; k < 32; k += 16)
+                SKVI_LA_UNROLL
+                for (e = 0; e < n; e++) {
+                    skvi_i16x8 x = SKVI_WIDEN(level + 32 * e + k), z;
+                    skvi_i16x8 y = SKVI_WIDEN(level + 32 * e + k + 8);
+                    SKVI_LA_UNROLL
+                    for (r = 0; r < rows; r++) {
+                        z = wide ? SKVI_LOAD(skvi_i16x8, query + 32 * r + k)
+                                 : SKVI_WIDEN(query + 32 * r + k);
+                        skvi_madd_128(&a[r + rows * e][0], x, z);
+                        skvi_madd_128(&a[r + rows * e][1], y, z);
+                    }
+                }
+        for (r = 0; r < rows; r++)
+            for (e = 0; e < n; e++) {
+                int32_t *to = acc + r * SKV_PAGE_TOKENS + 4 * (i + e);
+                skvi_i32x4 x = skvi_madd_sum_128(&a[r + rows * e][0]);
+                x = SKVI_ADD_PAIRS(x, skvi_madd_sum_128(&a[r + rows * e][1]));
+                SKVI_STORE(skvi_i32x4, to, x);
+            }
+    }
+}
+
+static void skvi_score_wide_128(const signed char *levels, const int16_t *q, uint32_t pairs,
+                                uint32_t rows, int32_t *acc)
+{
+    SKVI_BY_ROWS(skvi_score_steps_128, rows, 1, levels, (const signed char *)q, pairs, acc);
+}
+
+/* One quad at a time, or two where the registers hold their sums. */
+__attribute__((always_inline))
+static inline void skvi_value_wide_rows_128(const uint32_t rows, const signed char *levels,
+                                            const int16_t *w, uint32_t pairs, int32_t *acc)
+{
+    const uint32_t n = rows > 2 ? 1 : 2;
+    uint32_t q, r, i, k;
+    for (q = 0; q < 2 * pairs; q += n) {
+        const signed char *level = levels + q / 2 * SKVI_PAIR_BYTES + q % 2 * 16;
+        skvi_madds a[4][2];
+        memset(a, 0, sizeof a);
+        SKVI_LA_UNROLL
+        for (i = 0; i < SKVI_STEPS; i++, level += 32)
+            SKVI_LA_UNROLL
+            for (k = 0; k < n; k++) {
+                skvi_i16x8 x = SKVI_WIDEN(level + 16 * k), y = SKVI_WIDEN(level + 16 * k + 8), z;
+                SKVI_LA_UNROLL
+                for (r = 0; r < rows; r++) {
+                    int64_t four;
+                    memcpy(&four, w + r * SKV_PAGE_TOKENS + 4 * i, 8);
+                    z = (skvi_i16x8)SKVI_SPLAT_I64(four);
+                    skvi_madd_128(&a[r * n + k][0], x, z);
+                    skvi_madd_128(&a[r * n + k][1], y, z);
+                }
+            }
+        for (r = 0; r < rows; r++)
+            for (k = 0; k < n; k++) {
+                skvi_i32x4 x = skvi_madd_sum_128(&a[r * n + k][0]);
+                x = SKVI_ADD_PAIRS(x, skvi_madd_sum_128(&a[r * n + k][1]));
+                SKVI_STORE(skvi_i32x4, acc + (q / 2 * rows + r) * 8 + (q + k) % 2 * 4, x);
+            }
+    }
+}
+
+static void skvi_value_wide_128(const signed char *levels, const int16_t *w, uint32_t pairs,
+                                uint32_t rows, int32_t *acc)
+{
+    SKVI_BY_ROWS(skvi_value_wide_rows_128, rows, levels, w, pairs, acc);
+}
+
+#ifdef SKVI_LA_NEON
+/* a += x[0] y[0] + x[1] y[1], vectors of bytes, four products of each together. Where the processor
+   has no dot products sums of four stay in 16 bits on the way: levels have 7. */
+__attribute__((always_inline))
+static inline int32x4_t skvi_dot_add_neon(int32x4_t a, const int8x16_t *x, const int8x16_t *y)
+{
+#ifdef __ARM_FEATURE_DOTPROD
+    return vdotq_s32(vdotq_s32(a, x[0], y[0]), x[1], y[1]);
+#else
+    int16x8_t u = vmull_s8(vget_low_s8(x[0]), vget_low_s8(y[0])), v = vmull_high_s8(x[0], y[0]);
+    u = vmlal_s8(u, vget_low_s8(x[1]), vget_low_s8(y[1]));
+    return vpadalq_s16(a, vpaddq_s16(u, vmlal_high_s8(v, x[1], y[1])));
+#endif
+}
+
+__attribute__((always_inline))
+static inline void skvi_score_rows_neon(const uint32_t rows, const signed char *levels,
+                                        const signed char *q, uint32_t pairs, int32_t *acc)
+{
+    const uint32_t n = rows > 2 ? 4 : 8 / rows;
+    uint32_t i, p, r, k, e;
+    for (i = 0; i < SKVI_STEPS; i += n) {
+        const signed char *level = levels + 32 * i, *query = q;
+        int32x4_t a[16];
+        memset(a, 0, sizeof a);
+        for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 32 * rows)
+            SKVI_LA_UNROLL
+            for (e = 0; e < n; e++) {
+                int8x16_t x[2], y[2];
+                for (k = 0; k < 2; k++) x[k] = vld1q_s8(level + 32 * e + 16 * k);
+                SKVI_LA_UNROLL
+                for (r = 0; r < rows; r++) {
+                    for (k = 0; k < 2; k++) y[k] = vld1q_s8(query + 32 * r + 16 * k);
+                    a[r + rows * e] = skvi_dot_add_neon(a[r + rows * e], x, y);
+                }
+            }
+        for (r = 0; r < rows; r++)
+            for (e = 0; e < n; e++)
+                vst1q_s32(acc + r * SKV_PAGE_TOKENS + 4 * (i + e), a[r + rows * e]);
+    }
+}
+
+static void skvi_score_128(const signed char *levels, const signed char *q, uint32_t pairs,
+                           uint32_t rows, int32_t *acc)
+{
+    SKVI_BY_ROWS(skvi_score_rows_neon, rows, levels, q, pairs, acc);
+}
+
+/* Levels times weights less 127, and what that takes, 127 levels, onto all rows. */
+__attribute__((always_inline))
+static inline void skvi_value_rows_neon(const uint32_t rows, const signed char *levels,
+                                        const signed char *w, uint32_t pairs, int32_t *acc)
+{
+    uint32_t q, r, i, e;
+    for (q = 0; q < 2 * pairs; q++) {
+        const signed char *level = levels + q / 2 * SKVI_PAIR_BYTES + q % 2 * 16;
+        int32x4_t a[4], all = vdupq_n_s32(0);
+        memset(a, 0, sizeof a);
+        SKVI_LA_UNROLL
+        for (i = 0; i < SKVI_STEPS; i += 2) {
+            int8x16_t x[2], y[2];
+            for (e = 0; e < 2; e++) x[e] = vld1q_s8(level + 32 * (i + e));
+            all = vpadalq_s16(all, vpadalq_s8(vpaddlq_s8(x[0]), x[1]));
+            SKVI_LA_UNROLL
+            for (r = 0; r < rows; r++) {
+                for (e = 0; e < 2; e++) {
+                    int32_t four;
+                    memcpy(&four, w + r * SKV_PAGE_TOKENS + 4 * (i + e), 4);
+                    y[e] = vreinterpretq_s8_s32(vdupq_n_s32(four));
+                }
+                a[r] = skvi_dot_add_neon(a[r], x, y);
+            }
+        }
+        for (r = 0; r < rows; r++)
+            vst1q_s32(acc + (q / 2 * rows + r) * 8 + q % 2 * 4, vmlaq_n_s32(a[r], all, 127));
+    }
+}
+
+static void skvi_value_128(const signed char *levels, const unsigned char *w, uint32_t pairs,
+                           uint32_t rows, int32_t *acc)
+{
+    signed char less[SKVI_GANG * SKV_PAGE_TOKENS];
+    uint32_t i;
+    for (i = 0; i < rows * SKV_PAGE_TOKENS; i += 16)
+        vst1q_s8(less + i, vreinterpretq_s8_u8(vsubq_u8(vld1q_u8(w + i), vdupq_n_u8(127))));
+    SKVI_BY_ROWS(skvi_value_rows_neon, rows, levels, less, pairs, acc);
+}
+#else
+static void skvi_score_128(const signed char *levels, const signed char *q, uint32_t pairs,
+                           uint32_t rows, int32_t *acc)
+{
+    SKVI_BY_ROWS(skvi_score_steps_128, rows, 0, levels, q, pairs, acc);
+}
+
+static void skvi_value_128(const signed char *levels, const unsigned char *w, uint32_t pairs,
+                           uint32_t rows, int32_t *acc)
+{
+    int16_t wide[SKVI_GANG * SKV_PAGE_TOKENS];
+    uint32_t i;
+    for (i = 0; i < rows * SKV_PAGE_TOKENS; i += 8)
+        SKVI_STORE(skvi_u16x8, wide + i, wasm_u16x8_load8x8(w + i));
+    skvi_value_wide_128(levels, wide, pairs, rows, acc);
+}
+#endif
+
+static void skvi_add_scores_128(const int32_t *acc, float unit, float offset, float *s)
+{
+    SKVI_UNFUSED
+    uint32_t i;
+    for (i = 0; i < SKV_PAGE_TOKENS; i += 4) {
+        skvi_f32x4 x = SKVI_FLOATS(SKVI_LOAD(skvi_i32x4, acc + i)) - SKVI_SPLAT_F32(offset);
+        x = SKVI_LOAD(skvi_f32x4, s + i) + SKVI_SPLAT_F32(unit) * x;
+        SKVI_STORE(skvi_f32x4, s + i, x);
+    }
+}
+
+static void skvi_add_values_128(const int32_t *acc, size_t stride, const float *step, float unit,
+                                uint32_t n, float *out)
+{
+    SKVI_UNFUSED
+    uint32_t i;
+    for (i = 0; i < n; i += 4) {
+        skvi_f32x4 x = SKVI_FLOATS(SKVI_LOAD(skvi_i32x4, acc + i / 8 * stride + i % 8));
+        x = SKVI_SPLAT_F32(unit) * (SKVI_LOAD(skvi_f32x4, step + i) * x);
+        SKVI_STORE(skvi_f32x4, out + i, SKVI_LOAD(skvi_f32x4, out + i) + x);
+    }
+}
+
+static float skvi_top_128(const float *s)
+{
+    skvi_f32x4 x = SKVI_LOAD(skvi_f32x4, s), y = SKVI_LOAD(skvi_f32x4, s + 4);
+    float top;
+    uint32_t i;
+    for (i = 8; i < SKV_PAGE_TOKENS; i += 8) {
+        x = SKVI_MAX_F32(x, SKVI_LOAD(skvi_f32x4, s + i));
+        y = SKVI_MAX_F32(y, SKVI_LOAD(skvi_f32x4, s + i + 4));
+    }
+    x = SKVI_MAX_F32(x, y);
+    top = x[0];
+    for (i = 1; i < 4; i++) top = x[i] > top ? x[i] : top;
+    return top;
+}
+
+static float skvi_exps_128(float *s, float top)
+{
+    SKVI_UNFUSED
+    static const float part[6] = {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f,
+                                  6.9314718e-1f, 1.0f};
+    const skvi_f32x4 magic = SKVI_SPLAT_F32(SKVI_MAGIC);
+    skvi_f32x4 sum[2];
+    uint32_t i, l, k;
+    sum[0] = sum[1] = SKVI_SPLAT_F32(0);
+    for (i = 0; i < SKV_PAGE_TOKENS; i += 8)
+        SKVI_LA_UNROLL
+        for (l = 0; l < 2; l++) {
+            skvi_f32x4 x = SKVI_LOAD(skvi_f32x4, s + i + 4 * l) - SKVI_SPLAT_F32(top), n, f, y;
+            skvi_u32x4 here = (skvi_u32x4)(x > SKVI_SPLAT_F32(-87.0f));
+            x *= SKVI_SPLAT_F32(SKVI_LOG2E);
+            n = x + magic;
+            f = x - (n - magic);
+            y = f * SKVI_SPLAT_F32(1.5403530e-4f) + SKVI_SPLAT_F32(part[0]);
+            SKVI_LA_UNROLL
+            for (k = 1; k < 6; k++) y = y * f + SKVI_SPLAT_F32(part[k]);
+            here &= (skvi_u32x4)y + ((skvi_u32x4)n << SKVI_SPLAT_32(23));
+            sum[l] += (skvi_f32x4)here;
+            SKVI_STORE(skvi_u32x4, s + i + 4 * l, here);
+        }
+    return skvi_sum_128(sum[0], sum[1]);
+}
+
+static float skvi_weights_128(const float *s, unsigned char *p, int16_t *wide)
+{
+    SKVI_UNFUSED
+    const skvi_f32x4 magic = SKVI_SPLAT_F32(SKVI_MAGIC);
+    skvi_f32x4 carry[2], inv;
+    skvi_u32x4 v[4];
+    float top = skvi_top_128(s);
+    uint32_t i, l;
+    if (!(top > 1e-30f)) return 0;
+    inv = SKVI_SPLAT_F32(254.0f / top);
+    carry[0] = carry[1] = SKVI_SPLAT_F32(0);
+    for (i = 0; i < SKV_PAGE_TOKENS; i += 16) {
+        SKVI_LA_UNROLL
+        for (l = 0; l < 4; l++) {
+            skvi_f32x4 x = SKVI_LOAD(skvi_f32x4, s + i + 4 * l) * inv + carry[l & 1u];
+            v[l] = skvi_nearest_128(x);
+            carry[l & 1u] = x - (x + magic - magic);
+        }
+        SKVI_STORE(skvi_u8x16, p + i, SKVI_BYTES(SKVI_SHORTS(v[0], v[1]), SKVI_SHORTS(v[2], v[3])));
+    }
+    inv *= SKVI_SPLAT_F32(64);
+    for (i = 0; wide && i < SKV_PAGE_TOKENS; i += 8) {
+        v[0] = skvi_nearest_128(SKVI_LOAD(skvi_f32x4, s + i) * inv);
+        v[1] = skvi_nearest_128(SKVI_LOAD(skvi_f32x4, s + i + 4) * inv);
+        SKVI_STORE(skvi_i16x8, wide + i, SKVI_SHORTS(v[0], v[1]));
+    }
+    return top / 254.0f;
+}
+#endif
+
 /* >>turned ------------------------------------------------------------------------------------
    Scores of a mean that RoPE turns: the sum over pairs p of a_p cos(f_p t) + b_p sin(f_p t), for
    the 64 tokens of a page, t counted from its middle. Pairs of low frequency, fewer than SKVI_SLOW
@@ -4550,6 +5264,123 @@ static void skvi_wave_sum_avx2(const int16_t *wave, const int16_t *coef, uint32_
 }
 #endif
 
+#ifdef SKVI_LA_128
+static void skvi_wave_step_128(double *phase, uint32_t whole, float *now)
+{
+    SKVI_UNFUSED
+    double *c = phase, *s = c + whole, *dc = s + whole, *ds = dc + whole;
+    uint32_t p, i;
+    for (p = 0; p < whole; p += 2) {
+        skvi_f64x2 x = SKVI_LOAD(skvi_f64x2, c + p), y = SKVI_LOAD(skvi_f64x2, s + p), z;
+        skvi_f64x2 u = SKVI_LOAD(skvi_f64x2, dc + p), v = SKVI_LOAD(skvi_f64x2, ds + p);
+        z = x * u - y * v;
+        y = x * v + y * u;
+        SKVI_STORE(skvi_f64x2, c + p, z);
+        SKVI_STORE(skvi_f64x2, s + p, y);
+        for (i = 0; i < 2; i++) {
+            now[p + i] = (float)z[i];
+            now[whole + p + i] = (float)y[i];
+        }
+    }
+}
+
+/* Eight numbers times inv as int16. */
+__attribute__((always_inline))
+static inline void skvi_wave_pack_128(const float *x, float inv, int16_t *out)
+{
+    skvi_u32x4 a = skvi_nearest_128(SKVI_LOAD(skvi_f32x4, x) * SKVI_SPLAT_F32(inv));
+    skvi_u32x4 b = skvi_nearest_128(SKVI_LOAD(skvi_f32x4, x + 4) * SKVI_SPLAT_F32(inv));
+    SKVI_STORE(skvi_i16x8, out, SKVI_SHORTS(a, b));
+}
+
+static float skvi_wave_coef_128(const float *now, const float *still, const float *poly,
+                                uint32_t whole, uint32_t fast, int16_t *coef, float *line)
+{
+    SKVI_UNFUSED
+    const skvi_u32x4 lanes = {0, 1, 2, 3};
+    skvi_f32x4 load[2], part[8][2], a, b, x, y;
+    float most, inv, work[2][SKV_MAX_HEAD_DIM / 2 + 8], low[2][8] = {{0}};
+    uint32_t p, k, i, odd = SKVI_WAVE_ROOM(whole);
+    memset(load, 0, sizeof load);
+    memset(part, 0, sizeof part);
+    for (p = 0; p < whole; p += 4) {
+        i = p / 4 % 2;
+        a = SKVI_LOAD(skvi_f32x4, now + p);
+        b = SKVI_LOAD(skvi_f32x4, now + whole + p);
+        x = SKVI_LOAD(skvi_f32x4, still + p);
+        y = SKVI_LOAD(skvi_f32x4, still + whole + p);
+        SKVI_STORE(skvi_f32x4, work[0] + p, a * x + b * y);
+        SKVI_STORE(skvi_f32x4, work[1] + p, a * y - b * x);
+        a = SKVI_LOAD(skvi_f32x4, work[0] + p);
+        b = SKVI_LOAD(skvi_f32x4, work[1] + p);
+        x = skvi_abs_128(a) + skvi_abs_128(b);
+        load[i] += (skvi_f32x4)((skvi_u32x4)x & (skvi_u32x4)(lanes + SKVI_SPLAT_32(p) <
+                                                             SKVI_SPLAT_32(fast)));
+        for (k = 0; k < 8; k++)
+            part[k][i] += (k < 4 ? a : b) * SKVI_LOAD(skvi_f32x4, poly + k * whole + p);
+    }
+    for (k = 0; k < 8; k++) {
+        x = part[k][0];
+        y = part[k][1];
+        low[k / 4][k % 4] = ((x[0] + x[1]) + (x[2] + x[3])) + ((y[0] + y[1]) + (y[2] + y[3]));
+    }
+    line[0] = low[0][0];
+    line[1] = low[1][0] * (1.0f / 31.5f);
+    for (i = 0; i < 2; i++) {
+        low[i][0] = 0;
+        load[i] += skvi_abs_128(SKVI_LOAD(skvi_f32x4, low[i]));
+    }
+    most = skvi_sum_128(load[0], load[1]);
+    inv = most > 1e-30f ? SKVI_WAVE_MOST / most : 0;
+    for (i = 0; i < 2; i++) {
+        memmove(low[i], low[i] + 1, 7 * sizeof(float));
+        for (p = 0; p < fast; p += 8) skvi_wave_pack_128(work[i] + p, inv, coef + i * odd + p);
+        skvi_wave_pack_128(low[i], inv, coef + i * odd + fast);
+    }
+    return most / SKVI_WAVE_MOST;
+}
+
+__attribute__((always_inline))
+static inline void skvi_wave_rows_128(const uint32_t rows, const int16_t *wave,
+                                      const int16_t *coef, uint32_t n, uint32_t odd,
+                                      const float *unit, const float *line, float *s)
+{
+    SKVI_UNFUSED
+    const skvi_f32x4 half = {0.5f, 1.5f, 2.5f, 3.5f};
+    uint32_t t, p, r, i;
+    for (t = 0; t < SKV_PAGE_TOKENS / 2; t += 4, wave += 8) {
+        const int16_t *w = wave, *q = coef;
+        skvi_madds a[4][2];
+        memset(a, 0, sizeof a);
+        for (p = 0; p < n; p += 2, w += SKV_PAGE_TOKENS, q += 2)
+            SKVI_LA_UNROLL
+            for (i = 0; i < 2; i++) {
+                skvi_i16x8 x = SKVI_LOAD(skvi_i16x8, w + i * n * (SKV_PAGE_TOKENS / 2));
+                SKVI_LA_UNROLL
+                for (r = 0; r < rows; r++)
+                    skvi_madd_128(&a[r][i], x, (skvi_i16x8)SKVI_SPLAT_32(skvi_get32(
+                        (const unsigned char *)(q + (2 * r + i) * odd))));
+            }
+        for (r = 0; r < rows; r++) {
+            float *to = s + r * SKV_PAGE_TOKENS + SKV_PAGE_TOKENS / 2;
+            skvi_f32x4 x = SKVI_FLOATS(skvi_madd_sum_128(&a[r][0])) * SKVI_SPLAT_F32(unit[r]);
+            skvi_f32x4 y = SKVI_FLOATS(skvi_madd_sum_128(&a[r][1])) * SKVI_SPLAT_F32(unit[r]);
+            x = SKVI_SPLAT_F32(line[2 * r]) + x;
+            y = (half + SKVI_SPLAT_F32((float)t)) * SKVI_SPLAT_F32(line[2 * r + 1]) + y;
+            SKVI_STORE(skvi_f32x4, to + t, x + y);
+            x -= y;
+            for (i = 0; i < 4; i++) to[-1 - (int)(t + i)] = x[i];
+        }
+    }
+}
+
+static void skvi_wave_sum_128(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t odd,
+                              uint32_t rows, const float *unit, const float *line, float *s)
+{
+    SKVI_BY_ROWS(skvi_wave_rows_128, rows, wave, coef, n, odd, unit, line, s);
+}
+#endif
+
 static const skvi_kernels skvi_kernels_c = {
     skvi_gemm_c, skvi_dot_c, skvi_from_f16_c, skvi_expand_c, skvi_steps_c, skvi_query_c,
     skvi_score_c, skvi_score_wide_c, skvi_value_c, skvi_value_wide_c,
@@ -4566,12 +5397,24 @@ static const skvi_kernels skvi_kernels_avx2 = {
     skvi_search_step_avx2, skvi_search_low_avx2
 };
 #endif
+#ifdef SKVI_LA_128
+static const skvi_kernels skvi_kernels_128 = {
+    skvi_gemm_128, skvi_dot_128, skvi_from_f16_128, skvi_expand_128, skvi_steps_128,
+    skvi_query_128, skvi_score_128, skvi_score_wide_128, skvi_value_128, skvi_value_wide_128,
+    skvi_add_scores_128, skvi_add_values_128, skvi_top_128, skvi_exps_128, skvi_weights_128, 0,
+    skvi_wave_step_128, skvi_wave_coef_128, skvi_wave_sum_128,
+    skvi_search_step_128, skvi_search_low_128
+};
+#endif
 
 static const skvi_kernels *skvi_pick_kernels(void)
 {
     const uint32_t isa = skv_isa();
 #ifdef SKVI_LA_AVX2
     if (isa & SKV_ISA_AVX2) return &skvi_kernels_avx2;
+#endif
+#ifdef SKVI_LA_128
+    if (isa & (SKV_ISA_NEON | SKV_ISA_WASM)) return &skvi_kernels_128;
 #endif
     (void)isa;
     return &skvi_kernels_c;

@@ -3,8 +3,8 @@
 #ifndef SKV_TABLES_H
 #define SKV_TABLES_H
 
-#define NO_TABLE "only C kernels here: others need gcc or clang and AVX2, aarch64 or -msimd128, and \
-no SKV_NO_SIMD"
+#define NO_TABLE \
+    "only C kernels here: others need gcc or clang and AVX2, aarch64 or -msimd128, no SKV_NO_SIMD"
 
 /* Table i: 0 is C, the last one is what skvi_pick_kernels() takes; NULL beyond it. */
 static inline const skvi_kernels *table_at(uint32_t i)

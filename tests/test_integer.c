@@ -74,7 +74,7 @@ static void job_fill(job *j, int kind, int wide, int above, int how)
                               4 * i] = (int16_t)x;
         }
         for (t = 0; t < TOKENS; t++) {
-            int x = j->w[r][t] = between(0, wide ? 16320 : 255, how / 4);
+            int x = j->w[r][t] = between(0, wide ? 16320 : 254, how / 4);
             j->weight[j->shift[1] + r * TOKENS + t] = (unsigned char)x;
             j->weight_wide[j->shift[1] + r * TOKENS + t] = (int16_t)x;
         }
@@ -203,7 +203,7 @@ static void sums_agree(const skvi_kernels *other)
         wide = round % 2;
         j->rows = 1 + pick(GANG);
         job_pairs(j, 0);
-        job_fill(j, 0, wide, !wide, round % 16);
+        job_fill(j, 0, wide, !wide && other->unsigned_keys, round % 16);
         job_score(j, &skvi_kernels_c, wide, j->acc[0]);
         job_score(j, other, wide, j->acc[1]);
         CHECK(!memcmp(j->acc[0], j->acc[1], sizeof j->acc[0]));
