@@ -4102,38 +4102,43 @@ static inline void skvi_search_bits_128(const skvi_trial *t, const uint32_t b)
     const uint32_t n = 256u >> b, ways = 1u << b, at_once = n < 4 ? n : 4;
     const uint32_t tags = (1u << t->next) - 1;
     const skvi_u16x8 mask = SKVI_SPLAT_16(ways - 1);
-    const uint16_t *in = t->c, *dist = t->dist;
-    skvi_u16x8 who[4][2], best, y;
+    const skvi_u16x8 low0 = SKVI_LOAD(skvi_u16x8, t->low);
+    const skvi_u16x8 low1 = SKVI_LOAD(skvi_u16x8, t->low + 8);
+    const uint16_t *in = t->c;
+    skvi_u16x8 who[4][2], x, y;
     uint32_t i, j, k, v;
     for (j = 0; j < n; j += at_once) {
-        for (i = 0; i < at_once; i++, in += ways * SKVI_LANES)
+        for (i = 0; i < at_once; i++, in += ways * SKVI_LANES) {
+            skvi_u16x8 best0 = SKVI_LOAD(skvi_u16x8, in), best1 = SKVI_LOAD(skvi_u16x8, in + 8);
             SKVI_LA_UNROLL
-            for (v = 0; v < 2; v++) {
-                best = SKVI_LOAD(skvi_u16x8, in + 8 * v);
-                SKVI_UNROLL_16
-                for (k = 1; k < ways; k++)
-                    best = SKVI_MIN_U16(best, SKVI_LOAD(skvi_u16x8, in + 16 * k + 8 * v));
-                who[i][v] = best & mask;
-                best = SKVI_SUBS_U16(best & ~mask, SKVI_LOAD(skvi_u16x8, t->low + 8 * v));
-                if (n > tags) best |= SKVI_SPLAT_16((j + i) & tags);
-                SKVI_UNROLL_16
-                for (k = 0; k < ways; k++) {
-                    const uint32_t s = k * n + j + i;
-                    y = SKVI_LOAD(skvi_u16x8, dist + t->level[s] + 8 * v);
-                    y = SKVI_ADDS_U16(best, y);
-                    if (n <= tags) y |= SKVI_SPLAT_16(s & tags);
-                    SKVI_STORE(skvi_u16x8, t->d + s * SKVI_LANES + 8 * v, y);
-                }
+            for (k = 1; k < ways; k++) {
+                best0 = SKVI_MIN_U16(best0, SKVI_LOAD(skvi_u16x8, in + 16 * k));
+                best1 = SKVI_MIN_U16(best1, SKVI_LOAD(skvi_u16x8, in + 16 * k + 8));
             }
+            who[i][0] = best0 & mask;
+            who[i][1] = best1 & mask;
+            best0 = SKVI_SUBS_U16(best0 & ~mask, low0);
+            best1 = SKVI_SUBS_U16(best1 & ~mask, low1);
+            SKVI_LA_UNROLL
+            for (k = 0; k < ways; k++) {
+                const uint32_t s = k * n + j + i;
+                const uint16_t *dist = t->dist + t->level[s];
+                const skvi_u16x8 tag = SKVI_SPLAT_16(s & tags);
+                x = SKVI_ADDS_U16(best0, SKVI_LOAD(skvi_u16x8, dist)) | tag;
+                y = SKVI_ADDS_U16(best1, SKVI_LOAD(skvi_u16x8, dist + 8)) | tag;
+                SKVI_STORE(skvi_u16x8, t->d + s * SKVI_LANES, x);
+                SKVI_STORE(skvi_u16x8, t->d + s * SKVI_LANES + 8, y);
+            }
+        }
         if (b > 4)
             for (i = 0; i < at_once; i++)
                 SKVI_STORE(skvi_u8x16, t->from + (j + i) * SKVI_LANES,
                            SKVI_BYTES(who[i][0], who[i][1]));
         else if (b)
             for (v = 0; v < 2; v++) {
-                best = who[0][v] | who[1][v] << SKVI_SPLAT_16(4);
+                x = who[0][v] | who[1][v] << SKVI_SPLAT_16(4);
                 y = who[2][v] | who[3][v] << SKVI_SPLAT_16(4);
-                SKVI_STORE(skvi_u8x16, t->from + j * 8 + 16 * v, SKVI_BYTES(best, y));
+                SKVI_STORE(skvi_u8x16, t->from + j * 8 + 16 * v, SKVI_BYTES(x, y));
             }
     }
 }
@@ -4716,6 +4721,16 @@ typedef struct skvi_madds { int32x4_t v[2]; } skvi_madds;
 typedef struct skvi_madds { skvi_i32x4 v[1]; } skvi_madds;
 #endif
 __attribute__((always_inline))
+static inline void skvi_madd_zero_128(skvi_madds *a)
+{
+#ifdef SKVI_LA_NEON
+    a->v[0] = a->v[1] = vdupq_n_s32(0);
+#else
+    a->v[0] = (skvi_i32x4)SKVI_SPLAT_32(0);
+#endif
+}
+
+__attribute__((always_inline))
 static inline void skvi_madd_128(skvi_madds *a, skvi_i16x8 x, skvi_i16x8 y)
 {
 #ifdef SKVI_LA_NEON
@@ -4748,7 +4763,8 @@ static inline void skvi_score_steps_128(const uint32_t rows, const int wide,
     for (i = 0; i < SKVI_STEPS; i += n) {
         const signed char *level = levels + 32 * i, *query = q;
         skvi_madds a[4][2];
-        memset(a, 0, sizeof a);
+        SKVI_LA_UNROLL
+        for (k = 0; k < 8; k++) skvi_madd_zero_128(&a[k / 2][k % 2]);
         for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 32 * rows)
             SKVI_LA_UNROLL
             for (k = 0; k < 32; k += 16)
@@ -4764,7 +4780,9 @@ static inline void skvi_score_steps_128(const uint32_t rows, const int wide,
                         skvi_madd_128(&a[r + rows * e][1], y, z);
                     }
                 }
+        SKVI_LA_UNROLL
         for (r = 0; r < rows; r++)
+            SKVI_LA_UNROLL
             for (e = 0; e < n; e++) {
                 int32_t *to = acc + r * SKV_PAGE_TOKENS + 4 * (i + e);
                 skvi_i32x4 x = skvi_madd_sum_128(&a[r + rows * e][0]);
@@ -4790,7 +4808,8 @@ static inline void skvi_value_wide_rows_128(const uint32_t rows, const signed ch
     for (q = 0; q < 2 * pairs; q += n) {
         const signed char *level = levels + q / 2 * SKVI_PAIR_BYTES + q % 2 * 16;
         skvi_madds a[4][2];
-        memset(a, 0, sizeof a);
+        SKVI_LA_UNROLL
+        for (k = 0; k < 8; k++) skvi_madd_zero_128(&a[k / 2][k % 2]);
         SKVI_LA_UNROLL
         for (i = 0; i < SKVI_STEPS; i++, level += 32)
             SKVI_LA_UNROLL
@@ -4805,7 +4824,9 @@ static inline void skvi_value_wide_rows_128(const uint32_t rows, const signed ch
                     skvi_madd_128(&a[r * n + k][1], y, z);
                 }
             }
+        SKVI_LA_UNROLL
         for (r = 0; r < rows; r++)
+            SKVI_LA_UNROLL
             for (k = 0; k < n; k++) {
                 skvi_i32x4 x = skvi_madd_sum_128(&a[r * n + k][0]);
                 x = SKVI_ADD_PAIRS(x, skvi_madd_sum_128(&a[r * n + k][1]));
@@ -4844,19 +4865,24 @@ static inline void skvi_score_rows_neon(const uint32_t rows, const signed char *
     for (i = 0; i < SKVI_STEPS; i += n) {
         const signed char *level = levels + 32 * i, *query = q;
         int32x4_t a[16];
-        memset(a, 0, sizeof a);
+        SKVI_UNROLL_16
+        for (e = 0; e < n * rows; e++) a[e] = vdupq_n_s32(0);
         for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 32 * rows)
             SKVI_LA_UNROLL
             for (e = 0; e < n; e++) {
                 int8x16_t x[2], y[2];
+                SKVI_LA_UNROLL
                 for (k = 0; k < 2; k++) x[k] = vld1q_s8(level + 32 * e + 16 * k);
                 SKVI_LA_UNROLL
                 for (r = 0; r < rows; r++) {
+                    SKVI_LA_UNROLL
                     for (k = 0; k < 2; k++) y[k] = vld1q_s8(query + 32 * r + 16 * k);
                     a[r + rows * e] = skvi_dot_add_neon(a[r + rows * e], x, y);
                 }
             }
+        SKVI_LA_UNROLL
         for (r = 0; r < rows; r++)
+            SKVI_UNROLL_16
             for (e = 0; e < n; e++)
                 vst1q_s32(acc + r * SKV_PAGE_TOKENS + 4 * (i + e), a[r + rows * e]);
     }
@@ -4877,14 +4903,17 @@ static inline void skvi_value_rows_neon(const uint32_t rows, const signed char *
     for (q = 0; q < 2 * pairs; q++) {
         const signed char *level = levels + q / 2 * SKVI_PAIR_BYTES + q % 2 * 16;
         int32x4_t a[4], all = vdupq_n_s32(0);
-        memset(a, 0, sizeof a);
+        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++) a[r] = all;
         SKVI_LA_UNROLL
         for (i = 0; i < SKVI_STEPS; i += 2) {
             int8x16_t x[2], y[2];
+            SKVI_LA_UNROLL
             for (e = 0; e < 2; e++) x[e] = vld1q_s8(level + 32 * (i + e));
             all = vpadalq_s16(all, vpadalq_s8(vpaddlq_s8(x[0]), x[1]));
             SKVI_LA_UNROLL
             for (r = 0; r < rows; r++) {
+                SKVI_LA_UNROLL
                 for (e = 0; e < 2; e++) {
                     int32_t four;
                     memcpy(&four, w + r * SKV_PAGE_TOKENS + 4 * (i + e), 4);
@@ -4893,6 +4922,7 @@ static inline void skvi_value_rows_neon(const uint32_t rows, const signed char *
                 a[r] = skvi_dot_add_neon(a[r], x, y);
             }
         }
+        SKVI_LA_UNROLL
         for (r = 0; r < rows; r++)
             vst1q_s32(acc + (q / 2 * rows + r) * 8 + q % 2 * 4, vmlaq_n_s32(a[r], all, 127));
     }
@@ -5351,7 +5381,8 @@ static inline void skvi_wave_rows_128(const uint32_t rows, const int16_t *wave,
     for (t = 0; t < SKV_PAGE_TOKENS / 2; t += 4, wave += 8) {
         const int16_t *w = wave, *q = coef;
         skvi_madds a[4][2];
-        memset(a, 0, sizeof a);
+        SKVI_LA_UNROLL
+        for (i = 0; i < 8; i++) skvi_madd_zero_128(&a[i / 2][i % 2]);
         for (p = 0; p < n; p += 2, w += SKV_PAGE_TOKENS, q += 2)
             SKVI_LA_UNROLL
             for (i = 0; i < 2; i++) {

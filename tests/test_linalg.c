@@ -827,9 +827,9 @@ static void float_kernels_agree(const skvi_kernels *other)
         m = (size_t)(test_u64() % 14);
         n = (size_t)(test_u64() % 81);
         k = (size_t)(test_u64() % 69);
-        for (i = 0; i < 16 * 70; i++) a[i] = (float)test_normal();
-        for (i = 0; i < 70 * 90; i++) b[i] = (float)test_normal();
-        for (i = 0; i < 16 * 90; i++) c[0][i] = c[1][i] = (float)test_normal();
+        for (i = 0; i < 16 * 70; i++) a[i] = (float)(test_uniform() - 0.5);
+        for (i = 0; i < 70 * 90; i++) b[i] = (float)(test_uniform() - 0.5);
+        for (i = 0; i < 16 * 90; i++) c[0][i] = c[1][i] = (float)(test_uniform() - 0.5);
         skvi_gemm_c(m, n, k, a, 70, b + 1, 87, c[0] + 1, 83);
         other->gemm(m, n, k, a, 70, b + 1, 87, c[1] + 1, 83);
         CHECK(!memcmp(c[0], c[1], sizeof c[0]));
