@@ -17,7 +17,7 @@
      SmolLM2-135M, per head, 2.27 bits per element in the pages with everything counted: mean KL of
      the next token below 0.01 nats, 96 % the same top token (`make bench-quality`, README.md).
 
-   A COMPLETE PROGRAM              (examples/ has seven more, from a quick start to a report)
+   A COMPLETE PROGRAM              (examples/ has eight more, from a quick start to threads)
 
        #define SPECTRAL_KV_IMPLEMENTATION
        #include "spectral_kv.h"
@@ -99,8 +99,11 @@
    THREADS
      No threads of its own, no globals. One call at a time per object; different objects are
      independent; skv_profiler_add may run for different layers at the same time when no desc.memory
-     was given. A caller's parallel_for (skv_parallel) spreads encoding and attention over head
-     groups; the result does not depend on it.
+     was given. A caller's parallel_for (skv_parallel) spreads encoding over head groups, attention
+     over head groups and ranges of 1,024 tokens (prompts: over tiles of query rows), so that one KV
+     head keeps many threads busy at long context. Ranges and the order in which they merge are
+     fixed: the bits of the result do not depend on threads. Each of its n_threads has work space,
+     which skv_usage.work_bytes counts.
 
    NUMERICS
      Pages written by one build are read by every other: integers, bf16, f16 with fixed layout and
@@ -238,10 +241,12 @@ typedef struct skv_allocator {
 } skv_allocator;
 
 /* Runs task(arg, i) for every i in 0 .. n-1, in any order, on any threads, and returns when all are
-   done. A NULL run means a plain loop. */
+   done. A NULL run means a plain loop. Caches and codecs ask for at most n_threads tasks at a time,
+   and hold work space for as many. examples/09_threads.c: one with OpenMP, one with pthreads. */
 typedef struct skv_parallel {
     void *user;
     void (*run)(void *user, size_t n, void (*task)(void *arg, size_t i), void *arg);
+    uint32_t n_threads;             /* that run uses; 0 = 16 */
 } skv_parallel;
 
 /* >>model ------------------------------------------------------------------------------------- */
@@ -5074,6 +5079,8 @@ typedef struct skvi_waves {
     uint16_t *order;                /* [pairs]: fast pairs first */
     float    *freq;                 /* [pairs], in that order */
     double   *phase;                /* [4][whole]: e^(i f position), then e^(i f 64) */
+    double   *start;                /* likewise, of the first page of 16; e^(i f 1024) */
+    uint32_t  at, start_at;         /* positions of both + 1; 0: none */
     float    *now;                  /* [2][whole]: phase, as floats */
     float    *poly;                 /* [8][whole]: J_0 2J_2.. J_6 of a pair, J_1.. J_7; fast: 0 */
     int16_t  *wave;                 /* [2][n / 2][32][2] */
@@ -6254,12 +6261,16 @@ SKVDEF skv_result skv_profile_load(skv_profile **out, const void *data, size_t b
 }
 
 /* >>page --------------------------------------------------------------------------------------
-   The coder: a profile with a plan, and the work space to encode, decode and attend. Work is split
-   over head groups; each task has a lane of its own, or all share one where tasks run in turn. */
+   The coder: a profile with a plan, and the work space to encode, decode and attend. Work falls
+   into units (head groups; of attention also tiles and ranges of tokens), which are dealt out to
+   lanes: a lane is the work space of one task. What a unit computes knows nothing of lanes. */
 #define SKVI_P SKV_PAGE_TOKENS
 #define SKVI_ROWS 64u               /* most (query, head) rows of one attention tile */
 #define SKVI_SLAB 64u               /* channels that are expanded at a time */
 #define SKVI_WHOLE(D) (((size_t)(D) + 7) & ~(size_t)7)      /* whole pairs of quads */
+#define SKVI_PART(D) (SKVI_WHOLE(D) + 8)    /* a row of a part: see >>scores; 6 are spare, since
+                                       kernels write whole eights from any quad on */
+#define SKVI_THREADS 16u            /* unless the caller says */
 
 /* One stream of the page that is being encoded. */
 typedef struct skvi_coding {
@@ -6297,6 +6308,7 @@ typedef struct skvi_lane {
     skvi_search *search;            /* encode */
     float *x, *ut;                  /* decode: [64][D], [64][D] */
     float *q, *ql, *s, *ol, *oo;    /* attend: [tile_rows] times d, whole D, 64, whole D, dv */
+    float *part;                    /* attend: [tile_rows][SKVI_PART] of one range */
     float *tile;                    /* attend: [max(d, dv)][64] */
     signed char *levels;            /* of a slab: [SLAB / 8][16][2][16] */
     skvi_slab *slab[2];             /* attend: K and V of the head group at hand */
@@ -6317,7 +6329,7 @@ typedef struct skvi_coder {
     uint32_t           *allow;      /* [n_streams] outlier bytes per page */
     uint32_t           *least;      /* [n_layers] page bytes without outliers */
     skvi_lane          *lane;
-    uint32_t            n_lanes, max_groups;
+    uint32_t            n_lanes, max_groups;    /* lanes: at most par.n_threads */
     uint32_t            tile_rows;  /* of attention, at most ROWS; 0 in a codec */
     int                 precise;    /* queries and weights of 14 bits everywhere */
     uint32_t            most_page;  /* largest page of any layer */
@@ -6334,6 +6346,7 @@ static skvi_waves *skvi_waves_layout(skvi_arena *a, size_t d)
     to->order = (uint16_t *)skvi_take(a, pairs, sizeof(uint16_t));
     to->freq = (float *)skvi_take(a, pairs, sizeof(float));
     to->phase = (double *)skvi_take(a, whole, 4 * sizeof(double));
+    to->start = (double *)skvi_take(a, whole, 4 * sizeof(double));
     to->now = (float *)skvi_take(a, whole, 2 * sizeof(float));
     to->poly = (float *)skvi_take(a, whole, 8 * sizeof(float));
     to->wave = (int16_t *)skvi_take(a, skvi_wave_count((uint32_t)pairs), SKVI_P * sizeof(int16_t));
@@ -6351,11 +6364,11 @@ static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, si
     l->waves = rows ? skvi_waves_layout(a, d) : NULL;
     (void)skvi_take(a, 0, 1);
     start = a->used;
-    l->xt = (float *)skvi_take(a, D, SKVI_P * f);
+    l->xt = (float *)skvi_take(a, streams ? D : 0, SKVI_P * f);
     l->u = (float *)skvi_take(a, streams * SKVI_WHOLE(D), SKVI_P * f);
     l->scale = (uint16_t *)skvi_take(a, streams * SKVI_WHOLE(D), sizeof(uint16_t));
     l->coding = (skvi_coding *)skvi_take(a, streams, sizeof *l->coding);
-    l->search = (skvi_search *)skvi_take(a, 1, sizeof *l->search);
+    l->search = (skvi_search *)skvi_take(a, streams ? 1 : 0, sizeof *l->search);
     l->x = l->xt;
     l->ut = l->u;
     if (!rows) return;
@@ -6366,6 +6379,7 @@ static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, si
     l->s = (float *)skvi_take(a, rows, SKVI_P * f);
     l->ol = (float *)skvi_take(a, rows, SKVI_WHOLE(D) * f);
     l->oo = (float *)skvi_take(a, rows, d * f);
+    l->part = (float *)skvi_take(a, rows, SKVI_PART(D) * f);
     l->tile = (float *)skvi_take(a, d, SKVI_P * f);
     l->gang = (signed char *)skvi_take(a, SKVI_GANG, SKVI_P * 4);
     l->weight = (unsigned char *)skvi_take(a, rows, SKVI_P);
@@ -6377,10 +6391,10 @@ static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, si
     if (a->used < end) a->used = end;
 }
 
-/* Head groups of one task of the encoder. */
+/* Head groups of one unit of the encoder. */
 static uint32_t skvi_gather(const skvi_coder *c)
 {
-    return c->n_lanes > 1 || c->max_groups < 2 ? 1 : SKVI_GATHER;
+    return c->max_groups < SKVI_GATHER * c->n_lanes ? 1 : SKVI_GATHER;
 }
 
 static void skvi_coder_layout(skvi_arena *a, skvi_coder *c, const skv_model *m)
@@ -6397,9 +6411,16 @@ static void skvi_coder_layout(skvi_arena *a, skvi_coder *c, const skv_model *m)
     c->n_rows = (uint32_t *)skvi_take(a, 2u * c->max_groups, sizeof(uint32_t));
     lanes = (skvi_lane *)skvi_take(a, c->n_lanes, sizeof(skvi_lane));
     c->lane = lanes;
-    for (i = 0; i < c->n_lanes; i++)
+    for (i = 0; i < c->n_lanes; i++)        /* more than the encoder has units: attention only */
         skvi_lane_layout(a, lanes ? &lanes[i] : NULL, c->max_D, c->max_d, c->tile_rows,
-                         2 * skvi_gather(c));
+                         i * skvi_gather(c) < c->max_groups ? 2 * skvi_gather(c) : 0);
+}
+
+/* Lanes for work that never falls into more units than these. */
+static void skvi_coder_lanes(skvi_coder *c, size_t units)
+{
+    size_t n = c->par.n_threads ? c->par.n_threads : SKVI_THREADS;
+    c->n_lanes = c->par.run ? (uint32_t)(n < units ? n : units) : 1;
 }
 
 /* Everything that the layout needs to know, from the model. */
@@ -6419,7 +6440,7 @@ static void skvi_coder_sizes(skvi_coder *c, const skv_model *m, uint32_t head_gr
         if (d > c->max_d) c->max_d = d;
         if (heads * d > c->max_D) c->max_D = heads * d;
     }
-    c->n_lanes = c->par.run ? c->max_groups : 1;
+    skvi_coder_lanes(c, c->max_groups);
     c->kern = skvi_pick_kernels();
 }
 
@@ -6454,6 +6475,31 @@ static void skvi_run(const skv_parallel *par, size_t n, void (*task)(void *, siz
     size_t i;
     if (par->run && n > 1) par->run(par->user, n, task, arg);
     else for (i = 0; i < n; i++) task(arg, i);
+}
+
+/* Units first .. end-1 in one lane. */
+typedef void (*skvi_units)(void *arg, size_t lane, size_t first, size_t end);
+typedef struct skvi_shares {
+    skvi_units run;
+    void      *arg;
+    size_t     n, tasks;
+} skvi_shares;
+
+static void skvi_share(void *arg, size_t task)
+{
+    const skvi_shares *s = (const skvi_shares *)arg;
+    s->run(s->arg, task, task * s->n / s->tasks, (task + 1) * s->n / s->tasks);
+}
+
+/* Deals n units out to lanes, neighbours together. */
+static void skvi_spread(const skvi_coder *c, size_t n, skvi_units run, void *arg)
+{
+    skvi_shares s;
+    s.run = run;
+    s.arg = arg;
+    s.n = n;
+    s.tasks = n < c->n_lanes ? n : c->n_lanes;
+    skvi_run(&c->par, s.tasks, skvi_share, &s);
 }
 
 /* Root mean square of a channel over the tokens in use, as a scale. */
@@ -6828,14 +6874,12 @@ static void skvi_encode_finish(const skvi_encode_job *j, skvi_coding *k)
 }
 
 /* K and V of some head groups. */
-static void skvi_encode_task(void *arg, size_t task)
+static void skvi_encode_unit(const skvi_encode_job *j, const skvi_lane *lane, size_t unit)
 {
-    const skvi_encode_job *j = (const skvi_encode_job *)arg;
-    const skvi_lane *lane = &j->c->lane[j->c->n_lanes > 1 ? task : 0];
-    size_t per = skvi_gather(j->c), g = task * per, i, n = 0;
+    size_t per = skvi_gather(j->c), g = unit * per, i, n = 0;
     size_t groups = skvi_layer_streams(j->c->profile, j->layer) / 2;
     size_t whole = SKVI_WHOLE(j->c->max_D);
-    for (; g < groups && g < (task + 1) * per; g++)
+    for (; g < groups && g < (unit + 1) * per; g++)
         for (i = 0; i < 2; i++, n++) {
             lane->coding[n].u = lane->u + n * whole * SKVI_P;
             lane->coding[n].scale = lane->scale + n * whole;
@@ -6845,6 +6889,12 @@ static void skvi_encode_task(void *arg, size_t task)
     for (i = 0; i < n; i++) skvi_encode_finish(j, &lane->coding[i]);
 }
 
+static void skvi_encode_units(void *arg, size_t lane, size_t first, size_t end)
+{
+    const skvi_encode_job *j = (const skvi_encode_job *)arg;
+    for (; first < end; first++) skvi_encode_unit(j, &j->c->lane[lane], first);
+}
+
 /* Encodes n tokens into page (most_page bytes of room); returns the bytes used. */
 static size_t skvi_encode_page(skvi_encode_job *j)
 {
@@ -6852,7 +6902,7 @@ static size_t skvi_encode_page(skvi_encode_job *j)
     const skv_profile *p = c->profile;
     uint32_t local, r, i, total = 0, streams = skvi_layer_streams(p, j->layer);
     unsigned char *at = j->page + c->least[j->layer];
-    skvi_run(&c->par, (streams / 2 + skvi_gather(c) - 1) / skvi_gather(c), skvi_encode_task, j);
+    skvi_spread(c, (streams / 2 + skvi_gather(c) - 1) / skvi_gather(c), skvi_encode_units, j);
     for (local = 0; local < streams; local++)
         for (r = 0; r < c->n_rows[local]; r++, total++) {
             uint32_t D = p->stream[p->first[j->layer] + local].D;
@@ -7236,6 +7286,9 @@ static void skvi_heap_free(void *user, void *p, size_t bytes)
 /* >>ring --------------------------------------------------------------------------------------
    The cache: per layer the sinks, a ring of recent tokens, and pages between them. Positions count
    appended tokens: [0, sinks) sinks, [sinks, sinks + 64 pages) pages, the rest in the ring. */
+#define SKVI_RANGE 16u              /* pages, or blocks of 64 exact tokens, of a range of tokens */
+#define SKVI_RANGES(n) (((n) + SKVI_RANGE - 1) / SKVI_RANGE)
+#define SKVI_DRAFT 4u               /* queries whose ranges can run side by side */
 typedef struct skvi_clayer {
     uint32_t total, n_pages, dropped;       /* tokens appended; pages made; pages let go */
     unsigned char **page;                   /* [max_pages]; NULL where dropped */
@@ -7256,7 +7309,9 @@ struct skv_cache {
     skvi_clayer  *cl;
     unsigned char *page_buffer;             /* [most_page] */
     uint32_t      *saved_credit;            /* [2 max_groups] */
-    float         *report;                  /* [max_groups][2]: bound and page mass */
+    float         *report;                  /* [n_lanes][max_groups][2]: bound and page mass */
+    float         *parts;                   /* [part_rows][SKVI_PART]: see >>scores */
+    size_t         part_rows;               /* 0 with one lane */
     skvi_heap      heap;
 };
 
@@ -7288,7 +7343,9 @@ static void skvi_cache_layout(skvi_arena *a, skv_cache *c, const skv_model *m)
     before = a->used;
     skvi_coder_layout(a, &c->coder, m);
     c->saved_credit = (uint32_t *)skvi_take(a, 2u * c->coder.max_groups, sizeof(uint32_t));
-    c->report = (float *)skvi_take(a, c->coder.max_groups, 2 * sizeof(float));
+    c->report = (float *)skvi_take(a, (size_t)c->coder.n_lanes * c->coder.max_groups,
+                                   2 * sizeof(float));
+    c->parts = (float *)skvi_take(a, c->part_rows, SKVI_PART(c->coder.max_D) * sizeof(float));
     c->page_buffer = (unsigned char *)skvi_take(a, c->coder.most_page, 1);
     c->work_bytes = a->used - before;
 }
@@ -7319,6 +7376,25 @@ static uint32_t skvi_tile_rows(const skv_model *m, uint32_t head_group, uint32_t
         most = heads > most ? heads : most;
     }
     return most < SKVI_ROWS && queries < SKVI_ROWS / most ? most * queries : SKVI_ROWS;
+}
+
+/* Lanes, and room for what the ranges of a step give, where there are threads: of a decode step or
+   a few draft tokens. */
+static void skvi_cache_lanes(skv_cache *c, const skv_model *m)
+{
+    size_t blocks = (c->sinks + SKVI_P - 1) / SKVI_P + (c->cap + SKVI_P - 1) / SKVI_P;
+    size_t ranges = SKVI_RANGES(blocks) + SKVI_RANGES(c->max_pages), heads = 1, units;
+    size_t queries = c->max_append < SKVI_DRAFT ? c->max_append : SKVI_DRAFT;
+    uint32_t i;
+    for (i = 0; i < m->n_layers; i++) {
+        skv_layer s = skvi_model_layer(m, i);
+        heads = s.n_q_heads > heads ? s.n_q_heads : heads;
+    }
+    units = c->coder.max_groups * ranges;       /* of a step, or of a prompt's tiles */
+    if (heads * c->max_append / c->coder.tile_rows > units)
+        units = heads * c->max_append / c->coder.tile_rows;
+    skvi_coder_lanes(&c->coder, units);
+    c->part_rows = c->coder.n_lanes > 1 ? ranges * heads * queries : 0;
 }
 
 /* Checks a description and fills in everything that the layout depends on. */
@@ -7354,6 +7430,7 @@ static skv_result skvi_cache_prepare(const skv_cache_desc *d, skv_cache *c, cons
     skvi_coder_sizes(&c->coder, *m, skvi_cache_head_group(c));
     if (d->profile) c->coder.most_page = skvi_most_page(d->profile);
     c->coder.tile_rows = skvi_tile_rows(*m, skvi_cache_head_group(c), c->max_append);
+    skvi_cache_lanes(c, *m);
     return SKV_OK;
 }
 
@@ -7753,16 +7830,25 @@ SKVDEF skv_result skv_reconstruct(skv_cache *c, uint32_t layer, size_t first, si
    token in a page, x = mean + D u: the score is q.mean + q'.u with q' = D^T q, in whitened latents,
    plus q.R(t) turn where keys turn; values gather in the latent too and are turned back once.
    Bound: |q.(x - x^)| <= |q'/sd| e, e the page's largest residual |z - z^| (Cauchy-Schwarz), and
-   half a unit of the rounded queries times the largest levels, and of a turned mean's numbers. */
+   half a unit of the rounded queries times the largest levels, and of a turned mean's numbers.
+
+   Tokens come in ranges: 16 blocks of 64 exact ones (sinks, then the recent ones), then 16 pages
+   whose numbers begin at a multiple of 16. Each range has a softmax of its own, a part, and parts
+   merge in that order, whoever computed them: the answer does not depend on threads. */
+typedef struct skvi_part {
+    float *top, *sum;               /* [rows]: largest score; weights exp(score - top), summed */
+    float *acc;                     /* [rows]: weights times values (exact) or times latents */
+} skvi_part;
+
 typedef struct skvi_atile {
     size_t   n, pos[SKVI_ROWS], head[SKVI_ROWS], query[SKVI_ROWS];  /* rows by rising head */
-    float    top[SKVI_ROWS], sum[SKVI_ROWS], paged[SKVI_ROWS];  /* running softmax, page share */
+    size_t   g, D, row;             /* head group, its width, first row in the layer */
+    float    top[SKVI_ROWS], sum[SKVI_ROWS], paged[SKVI_ROWS];  /* of the parts; share of pages */
+    skvi_part part;                 /* of the range at hand */
     float    rounded[SKVI_ROWS];    /* most that whole-number queries change this page's scores */
-    float    mass[SKVI_ROWS];       /* weights of the block at hand, summed */
     float    qmean[SKVI_ROWS], qnorm[SKVI_ROWS];
     size_t   first_pos, last_pos;   /* of the rows */
     float    bound;
-    uint32_t phase_at, phase_steps; /* page of lane->waves->phase, pages since it was exact */
 } skvi_atile;
 
 typedef struct skvi_attend_job {
@@ -7773,6 +7859,10 @@ typedef struct skvi_attend_job {
     const skv_out *out;
     skv_attn    *attn;
     float       *scores;            /* of skv_scores, else NULL */
+    size_t       first_page;        /* that any query sees */
+    size_t       tiles;             /* of a head group */
+    size_t       exact, ranges;     /* ranges of exact tokens; of all */
+    int          split;             /* units are ranges of tiles, not tiles */
 } skvi_attend_job;
 
 /* Rows from r on that share a gang. */
@@ -7849,13 +7939,17 @@ static void skvi_wave_begin(const skvi_turn *r, skvi_waves *w)
                 w->order[n++] = (uint16_t)p;
         if (!slow) w->fast = n;
     }
+    w->at = w->start_at = 0;
     memset(w->phase, 0, 4 * w->whole * sizeof(double));
+    memset(w->start, 0, 4 * w->whole * sizeof(double));
     memset(w->now, 0, 2 * w->whole * sizeof(float));
     memset(w->poly, 0, 8 * w->whole * sizeof(float));
     for (p = 0; p < r->pairs; p++) {
         double f = (double)(w->freq[p] = r->freq[w->order[p]]);
         w->phase[2 * w->whole + p] = cos(f * SKVI_P);
         w->phase[3 * w->whole + p] = sin(f * SKVI_P);
+        w->start[2 * w->whole + p] = cos(f * SKVI_P * SKVI_RANGE);
+        w->start[3 * w->whole + p] = sin(f * SKVI_P * SKVI_RANGE);
         if (p >= w->fast) skvi_wave_bessel(31.5 * f, w->poly + p, w->whole);
     }
     skvi_wave_fill(w);
@@ -7890,13 +7984,12 @@ static void skvi_tile_slabs(const skvi_attend_job *j, const skvi_lane *lane, siz
 }
 
 /* q rows of the tile, scaled, and their latents. */
-static void skvi_tile_queries(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
-                              size_t g)
+static void skvi_tile_queries(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t)
 {
     const skv_cache *c = j->c;
     const skv_layer *l = &c->layers[j->layer];
     const skvi_stream *s;
-    size_t r, i, d = l->head_dim, group = l->n_q_heads / l->n_kv_heads, whole;
+    size_t r, i, d = l->head_dim, group = l->n_q_heads / l->n_kv_heads, g = t->g, whole;
     for (r = 0; r < t->n; r++) {
         skvi_load(&j->q, t->query[r], t->head[r], lane->q + r * d);
         for (i = 0; i < d; i++) lane->q[r * d + i] *= l->scale;
@@ -7936,34 +8029,46 @@ static void skvi_mask(const skv_layer *l, size_t position, float *s, size_t firs
     for (i = seen; i < SKVI_P; i++) s[i] = -INFINITY;
 }
 
-/* Softmax step over n tokens from position first: soft cap, masks, running maximum; scores become
-   weights. */
+/* to = old to + now x */
+static void skvi_blend(float *SKVI_RESTRICT to, float old, const float *SKVI_RESTRICT x, float now,
+                       size_t n)
+{
+    size_t i, k;
+    for (i = 0; i + 8 <= n; i += 8)
+        for (k = 0; k < 8; k++) to[i + k] = old * to[i + k] + now * x[i + k];
+    for (; i < n; i++) to[i] = old * to[i] + now * x[i];
+}
+
+static void skvi_scale_row(float *to, float by, size_t n)
+{
+    size_t i, k;
+    for (i = 0; i + 8 <= n; i += 8)
+        for (k = 0; k < 8; k++) to[i + k] *= by;
+    for (; i < n; i++) to[i] *= by;
+}
+
+/* Softmax step of a part over n tokens from position first: soft cap, masks, running maximum;
+   scores become weights. Rows of the part are `width` numbers. */
 static void skvi_softmax(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
-                         size_t first, size_t n, size_t D)
+                         size_t first, size_t n, size_t width)
 {
     const skv_layer *l = &j->c->layers[j->layer];
     const skvi_kernels *kern = j->c->coder.kern;
-    size_t r, i, dv = l->head_dim_v;
+    const skvi_part *p = &t->part;
+    size_t r;
     for (r = 0; r < t->n; r++) {
-        float *s = lane->s + r * SKVI_P, top, keep;
+        float *s = lane->s + r * SKVI_P, *acc = p->acc + r * width, top, keep;
         skvi_mask(l, t->pos[r], s, first, n);
         top = kern->top(s);
-        if (top < t->top[r]) top = t->top[r];
-        t->mass[r] = 0;
+        if (top < p->top[r]) top = p->top[r];
         if (top == -INFINITY) {
             memset(s, 0, SKVI_P * sizeof(float));
             continue;
         }
-        keep = top > t->top[r] ? expf(t->top[r] - top) : 1;
-        t->mass[r] = kern->exps(s, top);
-        t->sum[r] = t->sum[r] * keep + t->mass[r];
-        if (keep < 1) {
-            float *oo = lane->oo + r * dv, *ol = lane->ol + r * SKVI_WHOLE(D);
-            for (i = 0; i < dv; i++) oo[i] *= keep;
-            for (i = 0; i < D; i++) ol[i] *= keep;
-            t->paged[r] *= keep;
-        }
-        t->top[r] = top;
+        keep = top > p->top[r] ? expf(p->top[r] - top) : 1;
+        p->sum[r] = p->sum[r] * keep + kern->exps(s, top);
+        if (keep < 1) skvi_scale_row(acc, keep, width);
+        p->top[r] = top;
     }
 }
 
@@ -7977,7 +8082,7 @@ static size_t skvi_same_head(const skvi_atile *t, size_t r0, size_t group)
 
 /* Exact tokens first .. first+n-1, n <= 64. */
 static void skvi_exact_block(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
-                             size_t first, size_t n, size_t D)
+                             size_t first, size_t n)
 {
     const skv_cache *c = j->c;
     const skv_layer *l = &c->layers[j->layer];
@@ -7993,37 +8098,46 @@ static void skvi_exact_block(const skvi_attend_job *j, const skvi_lane *lane, sk
         }
     }
     if (j->scores) return;
-    skvi_softmax(j, lane, t, first, n, D);
+    skvi_softmax(j, lane, t, first, n, dv);
     for (r0 = 0; r0 < t->n; r0 = r) {
         r = skvi_same_head(t, r0, group);
         for (i = 0; i < n; i++)
             skvi_exact_load(c, j->layer, 1, t->head[r0] / group, (uint32_t)(first + i),
                             lane->tile + i * dv);
         c->coder.kern->gemm(r - r0, dv, n, lane->s + r0 * SKVI_P, SKVI_P, lane->tile, dv,
-                            lane->oo + r0 * dv, dv);
+                            t->part.acc + r0 * dv, dv);
     }
 }
 
-/* The phase in the middle of the page at a position: one step on from the page before, or
-   exactly. */
-static void skvi_wave_move(const skvi_kernels *kern, skvi_waves *w, skvi_atile *t,
-                           uint32_t position)
+/* The phase at a position that is page 0 of 16: exact at every sixteenth such, from there by steps
+   of 16 pages, whichever positions came before. */
+static void skvi_wave_start(const skvi_kernels *kern, skvi_waves *w, uint32_t position)
 {
-    int next = t->phase_steps && t->phase_steps < 64 && position == t->phase_at + SKVI_P;
-    uint32_t p;
-    t->phase_steps = next ? t->phase_steps + 1 : 1;
-    t->phase_at = position;
-    if (next) {
-        kern->wave_step(w->phase, w->whole, w->now);
-        return;
+    uint32_t step = SKVI_P * SKVI_RANGE, n = position / step % SKVI_RANGE, p;
+    if (w->start_at == position + 1) n = 0;
+    else if (n && w->start_at + step == position + 1) n = 1;
+    else
+        for (p = 0; p < w->pairs; p++) {
+            double f = ((double)(position - n * step) + 31.5) * (double)w->freq[p];
+            w->start[p] = cos(f);
+            w->start[w->whole + p] = sin(f);
+        }
+    while (n--) kern->wave_step(w->start, w->whole, w->now);
+    w->start_at = position + 1;
+}
+
+/* The phase in the middle of the page at a position: as many steps on from page 0 of its 16. */
+static void skvi_wave_move(const skvi_kernels *kern, skvi_waves *w, uint32_t position)
+{
+    uint32_t n = position / SKVI_P % SKVI_RANGE, p;
+    if (n && w->at + SKVI_P == position + 1) n = 1;
+    else {
+        skvi_wave_start(kern, w, position - n * SKVI_P);
+        memcpy(w->phase, w->start, 2 * w->whole * sizeof(double));
+        for (p = 0; p < 2 * w->whole; p++) w->now[p] = (float)w->phase[p];
     }
-    for (p = 0; p < w->pairs; p++) {
-        double f = ((double)position + 31.5) * (double)w->freq[p];
-        w->phase[p] = cos(f);
-        w->phase[w->whole + p] = sin(f);
-        w->now[p] = (float)w->phase[p];
-        w->now[w->whole + p] = (float)w->phase[w->whole + p];
-    }
+    while (n--) kern->wave_step(w->phase, w->whole, w->now);
+    w->at = position + 1;
 }
 
 /* What every token of a page has before its codes: q.mean, and q.R(position) turn. */
@@ -8037,11 +8151,14 @@ static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, skvi
     float unit[SKVI_GANG], line[SKVI_GANG][2];
     for (r = 0; r < t->n; r++) t->rounded[r] = 0;
     if (!s->turn) {
-        for (r = 0; r < t->n; r++)
-            for (i = 0; i < SKVI_P; i++) lane->s[r * SKVI_P + i] = t->qmean[r];
+        for (r = 0; r < t->n; r++) {
+            const float mean = t->qmean[r];
+            float *at = lane->s + r * SKVI_P;
+            for (i = 0; i < SKVI_P; i++) at[i] = mean;
+        }
         return;
     }
-    skvi_wave_move(kern, w, t, skvi_get32(page + 8));
+    skvi_wave_move(kern, w, skvi_get32(page + 8));
     for (r0 = 0; r0 < t->n; r0 += SKVI_GANG) {
         uint32_t rows = skvi_gang_rows(t, r0);
         for (r = 0; r < rows; r++) {    /* error: half a unit a number, and of waves as much */
@@ -8079,10 +8196,10 @@ static void skvi_slab_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
 
 /* Scores of one page into lane->s. */
 static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
-                             size_t g, const unsigned char *page)
+                             const unsigned char *page)
 {
     const skvi_coder *k = &j->c->coder;
-    const skvi_stream *s = skvi_attend_stream(j, 0, g);
+    const skvi_stream *s = skvi_attend_stream(j, 0, t->g);
     const skvi_sub at = skvi_sub_at(k, j->layer, (size_t)(s - k->profile->stream), page);
     const unsigned char *row = NULL;
     size_t r, i, n_base = 0, whole = SKVI_WHOLE(s->D);
@@ -8115,9 +8232,9 @@ static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
     }
 }
 
-/* Weights of rows r0 .. r0+rows-1 times a slab of values into lane->ol. */
+/* Weights of rows r0 .. r0+rows-1 times a slab of values into acc. */
 static void skvi_slab_values(const skvi_attend_job *j, const skvi_lane *lane, const skvi_slab *b,
-                             size_t whole, size_t r0, uint32_t rows, const float *unit)
+                             float *acc, size_t whole, size_t r0, uint32_t rows, const float *unit)
 {
     const skvi_kernels *kern = j->c->coder.kern;
     uint32_t r, pairs = (b->n + 7) / 8;
@@ -8128,26 +8245,25 @@ static void skvi_slab_values(const skvi_attend_job *j, const skvi_lane *lane, co
     for (r = 0; r < rows; r++)
         kern->add_values(lane->acc + 8 * r, 8 * (size_t)rows, b->step,
                          b->wide ? unit[r] / 64 : unit[r], b->n,
-                         lane->ol + (r0 + r) * whole + b->ch);
+                         acc + (r0 + r) * whole + b->ch);
 }
 
-/* Gathers weights times latents of one page into lane->ol. */
-static void skvi_page_values(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
-                             size_t g, const unsigned char *page)
+/* Gathers weights times latents of one page into the part. */
+static void skvi_page_values(const skvi_attend_job *j, const skvi_lane *lane, const skvi_atile *t,
+                             const unsigned char *page)
 {
     const skvi_coder *k = &j->c->coder;
-    const skvi_stream *s = skvi_attend_stream(j, 1, g);
+    const skvi_stream *s = skvi_attend_stream(j, 1, t->g);
     const skvi_sub at = skvi_sub_at(k, j->layer, (size_t)(s - k->profile->stream), page);
     const unsigned char *row = NULL;
     size_t r, i, whole = SKVI_WHOLE(s->D);
     uint32_t ch, token;
     float unit[SKVI_ROWS], most = 0;
     skvi_slab *slab = lane->slab[1];        /* where any channel is wide, the first are */
-    for (r = 0; r < t->n; r++) t->paged[r] += t->mass[r];
     while ((row = skvi_next_row(k, page, j->layer, at.local, row, &token)) != NULL)
         for (r = 0; r < t->n; r++) {
-            float p = lane->s[r * SKVI_P + token], *ol = lane->ol + r * whole;
-            for (i = 0; i < s->D; i++) ol[i] += p * skvi_from_f16(skvi_get16(row + 2 + 2 * i));
+            float p = lane->s[r * SKVI_P + token], *acc = t->part.acc + r * whole;
+            for (i = 0; i < s->D; i++) acc[i] += p * skvi_from_f16(skvi_get16(row + 2 + 2 * i));
             lane->s[r * SKVI_P + token] = 0;
         }
     for (r = 0; r < t->n; r++) {
@@ -8158,7 +8274,7 @@ static void skvi_page_values(const skvi_attend_job *j, const skvi_lane *lane, sk
     for (ch = 0; most > 0 && ch < at.plan->coded; ch += slab->n, slab++) {
         skvi_slab_expand(k, at.bytes, slab, lane->levels);
         for (r = 0; r < t->n; r += SKVI_GANG)
-            skvi_slab_values(j, lane, slab, whole, r, skvi_gang_rows(t, r), unit + r);
+            skvi_slab_values(j, lane, slab, t->part.acc, whole, r, skvi_gang_rows(t, r), unit + r);
     }
 }
 
@@ -8189,34 +8305,84 @@ static void skvi_fetch_page(const skvi_attend_job *j, size_t g, const unsigned c
 #endif
 }
 
-/* All tokens: sinks, pages, ring, in order of position. */
-static void skvi_tile_walk(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t, size_t g,
-                           size_t D)
+/* Exact tokens of blocks b .. b+RANGE-1: of the sinks, then of the ring. */
+static void skvi_range_exact(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
+                             size_t begin, size_t b)
 {
-    const skv_cache *c = j->c;
-    const skvi_clayer *l = &c->cl[j->layer];
-    size_t w = c->layers[j->layer].sliding_window, pos, n, ring = skvi_ring_first(c, l);
-    size_t begin = w && t->first_pos + 1 > w ? t->first_pos + 1 - w : 0;
-    size_t end = t->last_pos + 1;
-    for (pos = 0; pos < end; pos += n) {
-        int paged = pos >= c->sinks && pos < ring;
-        size_t stop = pos < c->sinks ? skvi_sinks_held(c, l) : end;
-        n = paged ? SKVI_P : stop - pos < SKVI_P ? stop - pos : SKVI_P;
+    const skvi_clayer *l = &j->c->cl[j->layer];
+    size_t sinks = skvi_sinks_held(j->c, l), ring = skvi_ring_first(j->c, l), last = b + SKVI_RANGE;
+    for (; b < last; b++) {
+        size_t sink_blocks = (sinks + SKVI_P - 1) / SKVI_P;
+        size_t pos = b < sink_blocks ? b * SKVI_P : ring + (b - sink_blocks) * SKVI_P;
+        size_t end = b < sink_blocks ? sinks : t->last_pos + 1, n;
+        if (end > t->last_pos + 1) end = t->last_pos + 1;
+        if (pos >= end) continue;
+        n = end - pos < SKVI_P ? end - pos : SKVI_P;
         if (pos + n <= begin && !j->scores) continue;
-        if (!paged) {
-            skvi_exact_block(j, lane, t, pos, n, D);
-        } else {
-            size_t i = (pos - c->sinks) / SKVI_P;
-            const unsigned char *page = l->page[i];
-            if (!page) continue;
-            if (i + 1 < l->n_pages) skvi_fetch_page(j, g, l->page[i + 1]);
-            skvi_page_scores(j, lane, t, g, page);
-            if (!j->scores) {
-                skvi_softmax(j, lane, t, pos, n, D);
-                skvi_page_values(j, lane, t, g, page);
-            }
-        }
+        skvi_exact_block(j, lane, t, pos, n);
         skvi_copy_scores(j, lane, t, pos, n);
+    }
+}
+
+/* Pages i .. i+RANGE-1. */
+static void skvi_range_pages(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
+                             size_t begin, size_t i)
+{
+    const skvi_clayer *l = &j->c->cl[j->layer];
+    size_t last = i + SKVI_RANGE < l->n_pages ? i + SKVI_RANGE : l->n_pages;
+    if (i < j->first_page) i = j->first_page;
+    for (; i < last; i++) {
+        size_t pos = j->c->sinks + i * SKVI_P;
+        const unsigned char *page = l->page[i];
+        if (pos > t->last_pos) break;
+        if ((pos + SKVI_P <= begin && !j->scores) || !page) continue;
+        if (i + 1 < l->n_pages) skvi_fetch_page(j, t->g, l->page[i + 1]);
+        skvi_page_scores(j, lane, t, page);
+        if (!j->scores) {
+            skvi_softmax(j, lane, t, pos, SKVI_P, SKVI_WHOLE(t->D));
+            skvi_page_values(j, lane, t, page);
+        }
+        skvi_copy_scores(j, lane, t, pos, SKVI_P);
+    }
+}
+
+/* Range r of the job into the tile's part. */
+static void skvi_tile_range(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
+                            size_t r)
+{
+    const skv_layer *l = &j->c->layers[j->layer];
+    size_t w = l->sliding_window, begin = w && t->first_pos + 1 > w ? t->first_pos + 1 - w : 0, i;
+    size_t width = r < j->exact ? l->head_dim_v : SKVI_WHOLE(t->D);
+    for (i = 0; i < t->n; i++) {
+        t->part.top[i] = -INFINITY;
+        t->part.sum[i] = 0;
+    }
+    memset(t->part.acc, 0, t->n * width * sizeof(float));
+    if (r < j->exact) skvi_range_exact(j, lane, t, begin, r * SKVI_RANGE);
+    else skvi_range_pages(j, lane, t, begin,
+                          (j->first_page / SKVI_RANGE + r - j->exact) * SKVI_RANGE);
+}
+
+/* The part of a range onto what the tile has: the softmax step of a whole range. */
+static void skvi_tile_merge(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
+                            size_t range)
+{
+    const skvi_part *p = &t->part;
+    size_t r, dv = j->c->layers[j->layer].head_dim_v, whole = SKVI_WHOLE(t->D);
+    int exact = range < j->exact;
+    for (r = 0; r < t->n; r++) {
+        float *oo = lane->oo + r * dv, *ol = lane->ol + r * whole, old = 1, now = 1;
+        if (p->top[r] == -INFINITY) continue;
+        if (p->top[r] > t->top[r]) {
+            old = expf(t->top[r] - p->top[r]);
+            t->top[r] = p->top[r];
+            skvi_scale_row(exact ? ol : oo, old, exact ? whole : dv);
+        } else
+            now = expf(p->top[r] - t->top[r]);
+        t->sum[r] = old * t->sum[r] + now * p->sum[r];
+        t->paged[r] = old * t->paged[r] + (exact ? 0 : now * p->sum[r]);
+        if (exact) skvi_blend(oo, old, p->acc + r * dv, now, dv);
+        else skvi_blend(ol, old, p->acc + r * whole, now, whole);
     }
 }
 
@@ -8239,12 +8405,11 @@ static void skvi_write_row(const skv_out *o, const skv_layer *l, size_t token, s
 }
 
 /* (exact + latent turned back + page share times mean) / sum, for each row. */
-static void skvi_tile_finish(const skvi_attend_job *j, const skvi_lane *lane, const skvi_atile *t,
-                             size_t g, size_t D)
+static void skvi_tile_finish(const skvi_attend_job *j, const skvi_lane *lane, const skvi_atile *t)
 {
     const skv_cache *c = j->c;
     const skv_layer *l = &c->layers[j->layer];
-    size_t r, i, dv = l->head_dim_v, group = l->n_q_heads / l->n_kv_heads;
+    size_t r, i, dv = l->head_dim_v, group = l->n_q_heads / l->n_kv_heads, g = t->g, D = t->D;
     for (r = 0; r < t->n; r++) {
         float *oo = lane->oo + r * dv, inv = 1 / t->sum[r];
         if (c->cl[j->layer].n_pages) {
@@ -8261,50 +8426,150 @@ static void skvi_tile_finish(const skvi_attend_job *j, const skvi_lane *lane, co
     }
 }
 
-/* One task: all rows of one head group, in tiles. */
-static void skvi_attend_task(void *arg, size_t g)
+/* Tile number `tile` of the job: its rows, nothing attended yet. */
+static void skvi_tile_rows_of(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
+                              size_t tile)
 {
-    const skvi_attend_job *j = (const skvi_attend_job *)arg;
     skv_cache *c = j->c;
     const skv_layer *l = &c->layers[j->layer];
-    const skvi_lane *lane = &c->coder.lane[c->coder.n_lanes > 1 ? g : 0];
-    size_t G = skvi_cache_head_group(c), group = l->n_q_heads / l->n_kv_heads, row, rows, r;
-    size_t head0 = g * G * group, total = c->cl[j->layer].total;
-    size_t heads = skvi_group_heads(l, (uint32_t)G, (uint32_t)g), D = heads * l->head_dim_v;
-    float *report = c->report + 2 * g;
-    skvi_atile t;
-    rows = heads * group * j->n;
-    report[0] = report[1] = 0;
-    for (row = 0; row < rows; row += t.n) {
-        memset(&t, 0, sizeof t);
-        t.n = rows - row < c->coder.tile_rows ? rows - row : c->coder.tile_rows;
-        t.first_pos = total;
-        for (r = 0; r < t.n; r++) {
-            t.head[r] = head0 + (row + r) / j->n;
-            t.query[r] = (row + r) % j->n;
-            t.pos[r] = total - j->n + t.query[r];
-            t.top[r] = -INFINITY;
-            if (t.pos[r] < t.first_pos) t.first_pos = t.pos[r];
-            if (t.pos[r] > t.last_pos) t.last_pos = t.pos[r];
-        }
-        memset(lane->oo, 0, t.n * l->head_dim_v * sizeof(float));
-        memset(lane->ol, 0, t.n * SKVI_WHOLE(D) * sizeof(float));
-        skvi_tile_queries(j, lane, &t, g);
-        skvi_tile_walk(j, lane, &t, g, D);
-        if (!j->scores) skvi_tile_finish(j, lane, &t, g, D);
-        if (t.bound > report[0]) report[0] = t.bound;
-        for (r = 0; r < t.n && !j->scores; r++)
-            if (t.paged[r] / t.sum[r] > report[1]) report[1] = t.paged[r] / t.sum[r];
+    uint32_t G = skvi_cache_head_group(c), g = (uint32_t)(tile / j->tiles);
+    size_t group = l->n_q_heads / l->n_kv_heads, row = tile % j->tiles * c->coder.tile_rows, r;
+    size_t heads = skvi_group_heads(l, G, g), rows = heads * group * j->n, total, head;
+    total = c->cl[j->layer].total;
+    memset(t, 0, sizeof *t);
+    t->g = g;
+    t->D = heads * l->head_dim_v;
+    if (row >= rows) return;        /* the last head group may be smaller */
+    t->row = (size_t)g * G * group * j->n + row;
+    t->n = rows - row < c->coder.tile_rows ? rows - row : c->coder.tile_rows;
+    t->first_pos = total;
+    for (r = 0; r < t->n; r++) {
+        head = (t->row + r) / j->n;
+        t->head[r] = head;
+        t->query[r] = (t->row + r) % j->n;
+        t->pos[r] = total - j->n + t->query[r];
+        t->top[r] = -INFINITY;
+        if (t->pos[r] < t->first_pos) t->first_pos = t->pos[r];
+        if (t->pos[r] > t->last_pos) t->last_pos = t->pos[r];
     }
+    memset(lane->oo, 0, t->n * l->head_dim_v * sizeof(float));
+    memset(lane->ol, 0, t->n * SKVI_WHOLE(t->D) * sizeof(float));
+}
+
+/* Where the part of a tile's range lies: with all others of the job, or in the lane. */
+static void skvi_tile_part(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
+                           size_t range)
+{
+    size_t row = SKVI_PART(j->c->coder.max_D);
+    float *at = lane->part;
+    if (j->split && !j->scores) at = j->c->parts + (t->row * j->ranges + range * t->n) * row;
+    t->part.top = at;
+    t->part.sum = at + t->n;
+    t->part.acc = at + 2 * t->n;
+}
+
+static void skvi_attend_note(const skvi_attend_job *j, size_t lane, const skvi_atile *t, int done)
+{
+    float *report = j->c->report + 2 * (lane * j->c->coder.max_groups + t->g);
+    size_t r;
+    if (t->bound > report[0]) report[0] = t->bound;
+    for (r = 0; done && r < t->n; r++)
+        if (t->paged[r] / t->sum[r] > report[1]) report[1] = t->paged[r] / t->sum[r];
+}
+
+/* Units are tiles, from the queries to the rows of the output. */
+static void skvi_attend_tiles(void *arg, size_t lane_at, size_t first, size_t end)
+{
+    const skvi_attend_job *j = (const skvi_attend_job *)arg;
+    const skvi_lane *lane = &j->c->coder.lane[lane_at];
+    skvi_atile t;
+    size_t range;
+    for (; first < end; first++) {
+        skvi_tile_rows_of(j, lane, &t, first);
+        skvi_tile_queries(j, lane, &t);
+        skvi_tile_part(j, lane, &t, 0);
+        for (range = 0; range < j->ranges; range++) {
+            skvi_tile_range(j, lane, &t, range);
+            if (!j->scores) skvi_tile_merge(j, lane, &t, range);
+        }
+        if (!j->scores) skvi_tile_finish(j, lane, &t);
+        skvi_attend_note(j, lane_at, &t, !j->scores);
+    }
+}
+
+/* Units are ranges of tiles, to parts. */
+static void skvi_attend_ranges(void *arg, size_t lane_at, size_t first, size_t end)
+{
+    const skvi_attend_job *j = (const skvi_attend_job *)arg;
+    const skvi_lane *lane = &j->c->coder.lane[lane_at];
+    skvi_atile t;
+    size_t at = first;
+    for (; at < end; at++) {
+        if (at == first || at % j->ranges == 0) {
+            skvi_tile_rows_of(j, lane, &t, at / j->ranges);
+            skvi_tile_queries(j, lane, &t);
+        }
+        skvi_tile_part(j, lane, &t, at % j->ranges);
+        skvi_tile_range(j, lane, &t, at % j->ranges);
+        skvi_attend_note(j, lane_at, &t, 0);
+    }
+}
+
+/* Units are tiles, from their parts to the rows of the output. */
+static void skvi_attend_finish(void *arg, size_t lane_at, size_t first, size_t end)
+{
+    const skvi_attend_job *j = (const skvi_attend_job *)arg;
+    const skvi_lane *lane = &j->c->coder.lane[lane_at];
+    skvi_atile t;
+    size_t range;
+    for (; first < end; first++) {
+        skvi_tile_rows_of(j, lane, &t, first);
+        for (range = 0; range < j->ranges; range++) {
+            skvi_tile_part(j, lane, &t, range);
+            skvi_tile_merge(j, lane, &t, range);
+        }
+        skvi_tile_finish(j, lane, &t);
+        skvi_attend_note(j, lane_at, &t, 1);
+    }
+}
+
+/* How the job falls into units. */
+static void skvi_attend_units(skvi_attend_job *j)
+{
+    const skv_cache *c = j->c;
+    const skv_layer *s = &c->layers[j->layer];
+    const skvi_clayer *l = &c->cl[j->layer];
+    uint32_t G = skvi_cache_head_group(c);
+    size_t rows = skvi_group_heads(s, G, 0) * (s->n_q_heads / s->n_kv_heads) * j->n, tiles;
+    size_t sinks = skvi_sinks_held(c, l), ring = l->total - skvi_ring_first(c, l);
+    j->tiles = (rows + c->coder.tile_rows - 1) / c->coder.tile_rows;
+    j->first_page = j->scores ? l->dropped
+                              : skvi_first_visible(c, j->layer, l->total - (uint32_t)j->n);
+    if (j->first_page > l->n_pages) j->first_page = l->n_pages;
+    j->exact = SKVI_RANGES((sinks + SKVI_P - 1) / SKVI_P + (ring + SKVI_P - 1) / SKVI_P);
+    j->ranges = j->exact + SKVI_RANGES((size_t)l->n_pages) - j->first_page / SKVI_RANGE;
+    tiles = j->tiles * skvi_groups(s, G);
+    j->split = tiles < 2 * (size_t)c->coder.n_lanes && j->ranges > 1 &&
+               (j->scores || s->n_q_heads * j->n * j->ranges <= c->part_rows);
 }
 
 /* The public calls. */
 static void skvi_attend_run(skvi_attend_job *j)
 {
     skv_cache *c = j->c;
-    uint32_t g, groups = skvi_groups(&c->layers[j->layer], skvi_cache_head_group(c));
+    uint32_t g, i, groups = skvi_groups(&c->layers[j->layer], skvi_cache_head_group(c));
+    uint32_t n = 2 * c->coder.max_groups;
     skv_attn *a = j->attn;
-    skvi_run(&c->coder.par, groups, skvi_attend_task, j);
+    memset(c->report, 0, c->coder.n_lanes * n * sizeof(float));
+    skvi_attend_units(j);
+    if (!j->split) {
+        skvi_spread(&c->coder, groups * j->tiles, skvi_attend_tiles, j);
+    } else {
+        skvi_spread(&c->coder, groups * j->tiles * j->ranges, skvi_attend_ranges, j);
+        if (!j->scores) skvi_spread(&c->coder, groups * j->tiles, skvi_attend_finish, j);
+    }
+    for (i = n; i < c->coder.n_lanes * n; i++)
+        if (c->report[i] > c->report[i % n]) c->report[i % n] = c->report[i];
     if (!a) return;
     a->score_bound = a->page_mass = 0;
     for (g = 0; g < groups; g++) {

@@ -895,10 +895,10 @@ static void check_lanes(const rig *r)
 {
     const skvi_coder *k = &r->c->coder;
     size_t bytes = k->max_D * PAGE * 2 * sizeof(float), i;
-    CHECK(k->n_lanes == k->max_groups);
+    CHECK(k->n_lanes >= k->max_groups);     /* and as many as there are ranges, up to 16 */
     for (i = 1; i < k->n_lanes; i++)
-        CHECK((size_t)((unsigned char *)k->lane[i].xt - (unsigned char *)k->lane[i - 1].xt) >=
-              bytes);
+        CHECK((size_t)((unsigned char *)k->lane[i].ql - (unsigned char *)k->lane[i - 1].ql) >=
+              (i < k->max_groups ? bytes : k->max_D * sizeof(float)));
 }
 
 /* Queries and weights of 8 bits (the default) against 14: near, and not the same. */
@@ -955,7 +955,7 @@ TEST(parallel_does_not_change_a_bit)
         CHECK(rig_answer(&a, 20) == rig_answer(&b, 20));
         same_pages(&a, &b);
         check_lanes(&b);
-        CHECK((calls > 0) == (skvi_groups(a.l, p->head_group) > 1));
+        CHECK(calls > 0);           /* exact tokens and pages are ranges of their own */
         skv_cache_free(a.c);
         skv_cache_free(b.c);
         skv_profile_free(profile);

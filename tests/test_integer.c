@@ -649,10 +649,9 @@ static void wave_open(wave_job *j, uint32_t pairs, int how)
 /* Scores of the page at a position, after those of the pages before it. */
 static void wave_run(wave_job *j, const skvi_kernels *k, uint32_t position, uint32_t pages)
 {
-    skvi_atile t = {0};
     uint32_t r, odd = SKVI_WAVE_ROOM(j->w->whole);
     float unit[GANG], line[GANG][2];
-    for (r = 0; r <= pages; r++) skvi_wave_move(k, j->w, &t, position - 64 * (pages - r));
+    for (r = 0; r <= pages; r++) skvi_wave_move(k, j->w, position - 64 * (pages - r));
     for (r = 0; r < j->rows; r++) {
         j->unit[r] = k->wave_coef(j->w->now, j->still[r], j->w->poly, j->w->whole, j->w->fast,
                                   j->w->coef + 2 * r * odd, line[r]);
