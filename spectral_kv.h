@@ -3635,12 +3635,12 @@ static inline __m128i skvi_later_avx2(__m128i x, __m128i y)
                         _mm_andnot_si128(low, _mm_slli_epi16(y, 4)));
 }
 
-/* Two quads to o0 and o1; or one (q1, o1 unused), its second half of the steps beside its first.
-   h and two are constants of the caller. */
+/* The two quads of a pair; or one (q1 unused), its second half of the steps beside its first. h and
+   two are constants of the caller. */
 __attribute__((target("avx2"), always_inline))
 static inline void skvi_expand_two_avx2(const uint32_t h, const int two, const unsigned char *q0,
                                         const unsigned char *q1, int kind, int bias,
-                                        signed char *o0, signed char *o1)
+                                        signed char *out)
 {
     const signed char *p = skvi_code_of(h)->part[0][0];
     const __m128i before =
@@ -3673,7 +3673,6 @@ static inline void skvi_expand_two_avx2(const uint32_t h, const int two, const u
             __m128i late = h & 1u ? skvi_later_avx2(y[half + i], y[half + i + 1]) : y[half + i];
             x[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(y[i]), late, 1);
         }
-        o1 = o0 + SKVI_STEPS / 2 * 32;
     }
     SKVI_UNROLL_16
     for (i = 0; i < SKVI_STEPS; i++) {
@@ -3684,8 +3683,13 @@ static inline void skvi_expand_two_avx2(const uint32_t h, const int two, const u
         hi = skvi_nibble_avx2(x, end + 4);
         hi = _mm256_shuffle_epi8(b[i & 1u], _mm256_xor_si256(lo, hi));
         lo = _mm256_add_epi8(_mm256_shuffle_epi8(a[i & 1u], lo), hi);
-        _mm_storeu_si128((__m128i *)(o0 + 32 * i), _mm256_castsi256_si128(lo));
-        _mm_storeu_si128((__m128i *)(o1 + 32 * i), _mm256_extracti128_si256(lo, 1));
+        if (two) {
+            _mm256_storeu_si256((__m256i *)(out + 32 * i), lo);
+            continue;
+        }
+        _mm_storeu_si128((__m128i *)(out + 32 * i), _mm256_castsi256_si128(lo));
+        _mm_storeu_si128((__m128i *)(out + SKVI_STEPS / 2 * 32 + 32 * i),
+                         _mm256_extracti128_si256(lo, 1));
     }
 }
 
@@ -3694,15 +3698,12 @@ __attribute__((target("avx2"), always_inline))
 static inline void skvi_expand_run_avx2(const unsigned char *codes, const uint32_t h, int kind,
                                         int bias, uint32_t n, uint32_t first, signed char *levels)
 {
-    uint32_t i = first, end = first + n;
-    signed char *o0, *o1;
-    for (; i < end; i += 2, codes += 32 * h) {
-        o0 = levels + i / 2 * SKVI_PAIR_BYTES + i % 2 * 16;
-        o1 = levels + (i + 1) / 2 * SKVI_PAIR_BYTES + (i + 1) % 2 * 16;
-        if (i + 1 < end)
-            skvi_expand_two_avx2(h, 1, codes, codes + 16 * h, kind, bias, o0, o1);
-        else
-            skvi_expand_two_avx2(h, 0, codes, NULL, kind, bias, o0, NULL);
+    uint32_t i = first, end = first + n, quads;
+    for (; i < end; i += quads, codes += 16 * h * quads) {
+        signed char *out = levels + i / 2 * SKVI_PAIR_BYTES + i % 2 * 16;
+        quads = i % 2 || i + 1 == end ? 1 : 2;
+        if (quads == 2) skvi_expand_two_avx2(h, 1, codes, codes + 16 * h, kind, bias, out);
+        else skvi_expand_two_avx2(h, 0, codes, NULL, kind, bias, out);
     }
 }
 
