@@ -119,16 +119,16 @@
      SKV_NO_STDIO      [off] no snprintf: skv_profile_summary is left out
      SKV_CBLAS         [off] use cblas_sgemm for the large products of calibration
      SKV_NO_SIMD       [off] portable inner loops only; else gcc and clang on x86-64 also compile
-                       AVX2 ones (immintrin.h), taken where the processor has it, on aarch64 NEON
-                       ones (arm_neon.h; dot products with -march=..+dotprod), with -msimd128
-                       WebAssembly ones (wasm_simd128.h)
+                       AVX2 and AVX-512 ones (immintrin.h), taken where the processor has it, on
+                       aarch64 NEON ones (arm_neon.h; dot products with -march=..+dotprod), with
+                       -msimd128 WebAssembly ones (wasm_simd128.h)
      SKV_ISA_MASK      [SKV_ISA_ALL] kernel sets that may be used; any expression, such as a call of
                        your function, evaluated whenever a set is picked (>>isa)
      SPECTRAL_KV_CUDA  [off] also include spectral_kv_cuda.cuh
 
    LIMITS OF THIS VERSION
-     Kernels are portable C, AVX2, NEON and WebAssembly's SIMD128, with the same bits. Attention on
-     pages is in integers: queries and softmax weights of 8 bits, or 14
+     Kernels are portable C, AVX2, AVX-512, NEON and WebAssembly's SIMD128, with the same bits.
+     Attention on pages is in integers: queries and softmax weights of 8 bits, or 14
      (skv_cache_desc.attend_bits). Pages of a cache are never re-coded, and hold keys after RoPE:
      positions cannot be shifted. Cold pages (>>cold) are a codec of their own, beside the cache.
 */
@@ -771,12 +771,15 @@ SKVDEF skv_result skv_cold_rows(skv_cold *c, uint32_t layer, uint32_t position, 
    leaves is picked when a cache, codec or fit begins; without any, portable C. x86-64 is asked at
    run time; elsewhere the compiler's target decides. */
 #define SKV_ISA_AVX2   1u           /* with F16C: Haswell, Zen and later */
+#define SKV_ISA_AVX512 2u           /* with BW, DQ, VL, VBMI, VNNI: Ice Lake, Zen 4 and later;
+                                       only where AVX2 may be used too */
 #define SKV_ISA_NEON   4u
 #define SKV_ISA_WASM   8u           /* WebAssembly's 128 bits */
 #define SKV_ISA_ALL    0xFFFFFFFFu
 
 SKVDEF uint32_t    skv_isa(void);       /* sets that may be picked now, SKV_ISA_*; 0: none */
-SKVDEF const char *skv_isa_name(void);  /* the one that is: "avx2", "neon", "wasm", "portable" */
+SKVDEF const char *skv_isa_name(void);  /* the best of them, in small letters: "avx512", "avx2",
+                                           "neon", "wasm", else "portable" */
 
 /* >>linalg ------------------------------------------------------------------------------------
    What the fit is made of, useful on its own. Double precision, no allocation, no global state, one
@@ -1268,6 +1271,34 @@ typedef unsigned char  skvi_u8x16 SKVI_VECTOR;
 #endif
 #endif
 
+/* AVX-512 with byte permutes (VBMI) and dot products (VNNI). The attribute brings FMA with it, and
+   gcc would fuse _mm512_mul_ps and _mm512_add_ps in its own dialects: forms with a rounding mode
+   are not. Nothing else that multiplies and adds floats may be inlined under it. */
+#if defined(SKVI_LA_AVX2) && (defined(__clang__) ? __clang_major__ >= 8 : __GNUC__ >= 9)
+#define SKVI_LA_AVX512 1
+#ifndef SKVI_AVX512
+#define SKVI_AVX512 __attribute__((target("avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi," \
+                                          "avx512vnni")))
+#define SKVI_LA_HAS_AVX512() \
+    (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && \
+     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && \
+     __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"))
+#endif
+#ifdef __clang__
+typedef unsigned skvi_count_avx512;         /* of shifts: the headers differ */
+#else
+typedef int skvi_count_avx512;
+#endif
+#define SKVI_INLINE_AVX512 SKVI_AVX512 __attribute__((always_inline))
+#define SKVI_LOAD512(p) _mm512_loadu_si512((const void *)(p))
+#define SKVI_STORE512(p, x) _mm512_storeu_si512((void *)(p), x)
+#define SKVI_UPPER(x) _mm512_extracti64x4_epi64(x, 1)
+enum { SKVI_NEAREST = 8 };      /* _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC */
+#define SKVI_ADD512(x, y) _mm512_add_round_ps(x, y, SKVI_NEAREST)
+#define SKVI_SUB512(x, y) _mm512_sub_round_ps(x, y, SKVI_NEAREST)
+#define SKVI_MUL512(x, y) _mm512_mul_round_ps(x, y, SKVI_NEAREST)
+#endif
+
 #ifndef SKV_ISA_MASK
 #define SKV_ISA_MASK SKV_ISA_ALL
 #endif
@@ -1278,18 +1309,24 @@ SKVDEF uint32_t skv_isa(void)
 #ifdef SKVI_LA_AVX2
     if (SKVI_LA_HAS_AVX2()) here |= SKV_ISA_AVX2;
 #endif
+#ifdef SKVI_LA_AVX512
+    if (here && SKVI_LA_HAS_AVX512()) here |= SKV_ISA_AVX512;
+#endif
 #ifdef SKVI_LA_NEON
     here |= SKV_ISA_NEON;
 #endif
 #ifdef SKVI_LA_WASM
     here |= SKV_ISA_WASM;
 #endif
-    return here & (uint32_t)(SKV_ISA_MASK);
+    here &= (uint32_t)(SKV_ISA_MASK);
+    if (!(here & SKV_ISA_AVX2)) here &= ~SKV_ISA_AVX512;       /* which takes much from AVX2 */
+    return here;
 }
 
 SKVDEF const char *skv_isa_name(void)
 {
     const uint32_t isa = skv_isa();
+    if (isa & SKV_ISA_AVX512) return "avx512";
     if (isa & SKV_ISA_AVX2) return "avx2";
     if (isa & SKV_ISA_NEON) return "neon";
     return isa & SKV_ISA_WASM ? "wasm" : "portable";
@@ -1485,6 +1522,54 @@ static float skvi_dot_avx2(const float *a, const float *b, size_t n)
     _mm256_storeu_ps(s + 8, s1);
     for (j = 0; i < n; i++, j++) s[j] += a[i] * b[i];
     return skvi_sum_avx2(_mm256_add_ps(_mm256_loadu_ps(s), _mm256_loadu_ps(s + 8)));
+}
+#endif
+
+#ifdef SKVI_LA_AVX512
+/* As skvi_gemm_block_avx2, a row's sixteen lanes in one register. */
+SKVI_INLINE_AVX512
+static inline void skvi_gemm_block_avx512(const uint32_t rows, const int onto, size_t k,
+                                          const float *a, size_t lda, const float *b, size_t ldb,
+                                          float *c, size_t ldc)
+{
+    __m512 s[4];
+    uint32_t i;
+    size_t l;
+    SKVI_LA_UNROLL
+    for (i = 0; i < rows; i++) s[i] = onto ? _mm512_loadu_ps(c + i * ldc) : _mm512_setzero_ps();
+    for (l = 0; l < k; l++, b += ldb) {
+        __m512 x = _mm512_loadu_ps(b);
+        SKVI_LA_UNROLL
+        for (i = 0; i < rows; i++)
+            s[i] = SKVI_ADD512(s[i], SKVI_MUL512(_mm512_set1_ps(a[i * lda + l]), x));
+    }
+    SKVI_LA_UNROLL
+    for (i = 0; i < rows; i++, c += ldc)
+        _mm512_storeu_ps(c, onto ? s[i] : SKVI_ADD512(_mm512_loadu_ps(c), s[i]));
+}
+
+SKVI_AVX512
+static void skvi_gemm_wide_avx512(size_t m, size_t n, size_t k, const float *a, size_t lda,
+                                  const float *b, size_t ldb, float *c, size_t ldc)
+{
+    size_t i, j;
+    for (j = 0; j < n; j += 16) {
+        const float *row = a;
+        float *to = c + j;
+        for (i = 0; i + 4 <= m; i += 4, row += 4 * lda, to += 4 * ldc)
+            skvi_gemm_block_avx512(4, 0, k, row, lda, b + j, ldb, to, ldc);
+        if (m - i == 3) skvi_gemm_block_avx512(3, 1, k, row, lda, b + j, ldb, to, ldc);
+        else if (m - i == 2) skvi_gemm_block_avx512(2, 1, k, row, lda, b + j, ldb, to, ldc);
+        else if (m - i == 1) skvi_gemm_block_avx512(1, 1, k, row, lda, b + j, ldb, to, ldc);
+    }
+}
+
+static void skvi_gemm_avx512(size_t m, size_t n, size_t k, const float *a, size_t lda,
+                             const float *b, size_t ldb, float *c, size_t ldc)
+{
+    const size_t wide = n - n % 16;
+    skvi_gemm_wide_avx512(m, wide, k, a, lda, b, ldb, c, ldc);
+    if (wide < n) skvi_gemm_rows(m, n - wide, k, a, lda, b + wide, ldb, c + wide, ldc);
 }
 #endif
 
@@ -3759,6 +3844,108 @@ static void skvi_steps_avx2(const unsigned char *nibbles, uint32_t n, uint32_t g
         _mm256_storeu_ps(out + i, _mm256_mul_ps(s, u));
     }
 }
+
+#ifdef SKVI_LA_AVX512
+/* Bits at .. at+3 of the lanes whose bytes are in x[], others above them. */
+SKVI_INLINE_AVX512
+static inline __m512i skvi_nibble_avx512(const __m512i *x, const uint32_t at)
+{
+    const uint32_t i = at >> 3, s = at & 7u;
+    __m512i a = s ? _mm512_srli_epi16(x[i], (skvi_count_avx512)s) : x[i], b;
+    if (s <= 4) return a;
+    b = _mm512_slli_epi16(x[i + 1], (skvi_count_avx512)(8 - s));
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)(255 >> s)), a, b, 0xCA);  /* ? a : b */
+}
+
+/* n pairs of quads, the second half of the steps beside the first. A byte permute takes six bits of
+   its index: each table stands there four times, so nibbles need no mask. */
+SKVI_INLINE_AVX512
+static inline void skvi_expand_run_avx512(const unsigned char *q, const uint32_t h, int kind,
+                                          int bias, uint32_t n, signed char *out)
+{
+    const signed char *p = skvi_code_of(h)->part[0][0];
+    const __m256i before = _mm256_broadcastsi128_si256(
+        kind ? _mm_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14)
+             : _mm_setr_epi8(12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11));
+    __m512i a[2], b[2], x[10], lo, hi;
+    __m256i y[18];                  /* bytes of the lanes, the one before them first */
+    uint32_t i;
+    for (i = 0; i < 2; i++) {
+        a[i] = _mm512_broadcast_i32x4(SKVI_LOAD128(p + 32 * (i & h)));
+        a[i] = _mm512_add_epi8(a[i], _mm512_set1_epi8((char)bias));
+        b[i] = _mm512_broadcast_i32x4(SKVI_LOAD128(p + 32 * (i & h) + 16));
+    }
+    for (; n; n--, q += 32 * h, out += SKVI_PAIR_BYTES) {
+        SKVI_UNROLL_16
+        for (i = 0; i < h; i++)
+            y[i + 1] = _mm256_inserti128_si256(_mm256_castsi128_si256(SKVI_LOAD128(q + 16 * i)),
+                                               SKVI_LOAD128(q + 16 * (h + i)), 1);
+        y[0] = _mm256_shuffle_epi8(y[h], before);
+        y[h + 1] = y[h];
+        SKVI_UNROLL_16
+        for (i = 0; i <= (h + 1) / 2; i++) {
+            __m256i late = y[h / 2 + i];
+            if (h & 1u)             /* half a byte later */
+                late = _mm256_ternarylogic_epi32(
+                    _mm256_set1_epi8(15), _mm256_srli_epi16(late, 4),
+                    _mm256_slli_epi16(y[h / 2 + i + 1], 4), 0xCA);
+            x[i] = _mm512_inserti64x4(_mm512_castsi256_si512(y[i]), late, 1);
+        }
+        SKVI_UNROLL_16
+        for (i = 0; i < SKVI_STEPS / 2; i++) {
+            const uint32_t end = ((i + 1) * h) >> 1;
+            lo = skvi_nibble_avx512(x, end);
+            hi = _mm512_xor_si512(lo, skvi_nibble_avx512(x, end + 4));
+            lo = _mm512_permutexvar_epi8(lo, a[i & 1u]);
+            lo = _mm512_add_epi8(lo, _mm512_permutexvar_epi8(hi, b[i & 1u]));
+            _mm256_storeu_si256((__m256i *)(out + 32 * i), _mm512_castsi512_si256(lo));
+            _mm256_storeu_si256((__m256i *)(out + 32 * i + SKVI_PAIR_BYTES / 2), SKVI_UPPER(lo));
+        }
+    }
+}
+
+#define SKVI_EXPAND_OF_512(h) \
+    SKVI_AVX512 __attribute__((noinline)) \
+    static void skvi_expand_##h##_avx512(const unsigned char *q, int kind, int bias, uint32_t n, \
+                                         signed char *out) \
+    { \
+        skvi_expand_run_avx512(q, h, kind, bias, n, out); \
+    }
+SKVI_EXPAND_OF_512(1)
+SKVI_EXPAND_OF_512(2)
+SKVI_EXPAND_OF_512(3)
+SKVI_EXPAND_OF_512(4)
+SKVI_EXPAND_OF_512(5)
+SKVI_EXPAND_OF_512(6)
+SKVI_EXPAND_OF_512(7)
+SKVI_EXPAND_OF_512(8)
+SKVI_EXPAND_OF_512(10)
+SKVI_EXPAND_OF_512(12)
+SKVI_EXPAND_OF_512(14)
+SKVI_EXPAND_OF_512(16)
+
+/* Quads that share no pair with another of the run are AVX2's. */
+static void skvi_expand_avx512(const unsigned char *codes, uint32_t h, int kind, int bias,
+                               uint32_t n, uint32_t first, signed char *levels)
+{
+    static void (*const run[SKVI_MODES])(const unsigned char *, int, int, uint32_t,
+                                         signed char *) = {
+        NULL, skvi_expand_1_avx512, skvi_expand_2_avx512, skvi_expand_3_avx512,
+        skvi_expand_4_avx512, skvi_expand_5_avx512, skvi_expand_6_avx512, skvi_expand_7_avx512,
+        skvi_expand_8_avx512, skvi_expand_10_avx512, skvi_expand_12_avx512, skvi_expand_14_avx512,
+        skvi_expand_16_avx512
+    };
+    if (n && first & 1u) {
+        skvi_expand_avx2(codes, h, kind, bias, 1, first++, levels);
+        codes += 16 * h;
+        n--;
+    }
+    if (n > 1)
+        run[skvi_mode_of(h)](codes, kind, bias, n / 2, levels + first / 2 * SKVI_PAIR_BYTES);
+    if (n & 1u)
+        skvi_expand_avx2(codes + 16 * h * (n - 1), h, kind, bias, 1, first + n - 1, levels);
+}
+#endif
 #endif
 
 #ifdef SKVI_LA_128
@@ -4671,6 +4858,247 @@ static float skvi_weights_avx2(const float *s, unsigned char *p, int16_t *wide)
     }
     return top / 254.0f;
 }
+#ifdef SKVI_LA_AVX512
+/* Eight steps at a time, two in a register. */
+SKVI_INLINE_AVX512
+static inline void skvi_score_rows_avx512(const uint32_t rows, const signed char *levels,
+                                          const signed char *q, uint32_t pairs, int32_t *acc)
+{
+    uint32_t i, p, r, k;
+    for (i = 0; i < SKVI_STEPS; i += 8, levels += 256, acc += 32) {
+        const signed char *level = levels, *query = q;
+        __m512i a[4][4], x[4], z;
+        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_si512();
+        for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 32 * rows) {
+            SKVI_LA_UNROLL
+            for (k = 0; k < 4; k++) x[k] = SKVI_LOAD512(level + 64 * k);
+            SKVI_LA_UNROLL
+            for (r = 0; r < rows; r++) {
+                z = _mm512_broadcast_i64x4(SKVI_LOAD256(query + 32 * r));
+                SKVI_LA_UNROLL
+                for (k = 0; k < 4; k++) a[r][k] = _mm512_dpbusd_epi32(a[r][k], x[k], z);
+            }
+        }
+        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++)
+            SKVI_LA_UNROLL
+            for (k = 0; k < 4; k += 2) {        /* first quads and second ones of four steps */
+                z = _mm512_add_epi32(_mm512_shuffle_i32x4(a[r][k], a[r][k + 1], 0x88),
+                                     _mm512_shuffle_i32x4(a[r][k], a[r][k + 1], 0xDD));
+                SKVI_STORE512(acc + r * SKV_PAGE_TOKENS + 8 * k, z);
+            }
+    }
+}
+
+SKVI_AVX512
+static void skvi_score_avx512(const signed char *levels, const signed char *q, uint32_t pairs,
+                              uint32_t rows, int32_t *acc)
+{
+    SKVI_BY_ROWS(skvi_score_rows_avx512, rows, levels, q, pairs, acc);
+}
+
+/* 32 levels as 16-bit numbers. */
+SKVI_INLINE_AVX512
+static inline __m512i skvi_widen_avx512(const signed char *levels)
+{
+    return _mm512_cvtepi8_epi16(SKVI_LOAD256(levels));
+}
+
+/* x0 + x1, x2 + x3, .. of u, then of v. */
+SKVI_INLINE_AVX512
+static inline __m512i skvi_add_pairs_avx512(__m512i u, __m512i v)
+{
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16,
+                                          14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    return _mm512_add_epi32(_mm512_permutex2var_epi32(u, even, v),
+                            _mm512_permutex2var_epi32(u, odd, v));
+}
+
+/* Lower and upper half of u added, then those of v. */
+SKVI_INLINE_AVX512
+static inline __m512i skvi_add_halves_avx512(__m512i u, __m512i v)
+{
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(u, v, 0x44), _mm512_shuffle_i32x4(u, v, 0xEE));
+}
+
+/* Four steps at a time. */
+SKVI_INLINE_AVX512
+static inline void skvi_score_wide_rows_avx512(const uint32_t rows, const signed char *levels,
+                                               const int16_t *q, uint32_t pairs, int32_t *acc)
+{
+    const __m512i twice = _mm512_set_epi64(3, 2, 3, 2, 1, 0, 1, 0);
+    uint32_t i, p, r, k;
+    for (i = 0; i < SKVI_STEPS; i += 4, levels += 128, acc += 16) {
+        const signed char *level = levels;
+        const int16_t *query = q;
+        __m512i a[4][4], x[4], z;
+        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_si512();
+        for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 16 * rows) {
+            SKVI_LA_UNROLL
+            for (k = 0; k < 4; k++) x[k] = skvi_widen_avx512(level + 32 * k);
+            SKVI_LA_UNROLL
+            for (r = 0; r < rows; r++) {
+                z = _mm512_castsi256_si512(SKVI_LOAD256(query + 16 * r));
+                z = _mm512_permutexvar_epi64(twice, z);
+                SKVI_LA_UNROLL
+                for (k = 0; k < 4; k++) a[r][k] = _mm512_dpwssd_epi32(a[r][k], x[k], z);
+            }
+        }
+        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++) {
+            z = skvi_add_pairs_avx512(skvi_add_halves_avx512(a[r][0], a[r][1]),
+                                      skvi_add_halves_avx512(a[r][2], a[r][3]));
+            SKVI_STORE512(acc + r * SKV_PAGE_TOKENS, z);
+        }
+    }
+}
+
+SKVI_AVX512
+static void skvi_score_wide_avx512(const signed char *levels, const int16_t *q, uint32_t pairs,
+                                   uint32_t rows, int32_t *acc)
+{
+    SKVI_BY_ROWS(skvi_score_wide_rows_avx512, rows, levels, q, pairs, acc);
+}
+
+/* n pairs, a caller's constant, share the weights; two steps in a register. */
+SKVI_INLINE_AVX512
+static inline void skvi_value_pairs_avx512(const uint32_t rows, const uint32_t n,
+                                           const signed char *levels, const unsigned char *w,
+                                           int32_t *acc)
+{
+    __m512i at = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1);
+    __m512i a[4][4], x[4], z;
+    __m256i sum;
+    uint32_t r, i, k;
+    SKVI_LA_UNROLL
+    for (r = 0; r < rows; r++) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_si512();
+    for (i = 0; i < SKVI_STEPS; i += 2, levels += 64) {
+        SKVI_LA_UNROLL
+        for (k = 0; k < n; k++) x[k] = SKVI_LOAD512(levels + k * SKVI_PAIR_BYTES);
+        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++) {
+            z = _mm512_permutexvar_epi32(at, SKVI_LOAD512(w + r * SKV_PAGE_TOKENS));
+            SKVI_LA_UNROLL
+            for (k = 0; k < n; k++) a[r][k] = _mm512_dpbusd_epi32(a[r][k], z, x[k]);
+        }
+        at = _mm512_add_epi32(at, _mm512_set1_epi32(2));
+    }
+    SKVI_LA_UNROLL
+    for (r = 0; r < rows; r++)
+        SKVI_LA_UNROLL
+        for (k = 0; k < n; k++) {
+            sum = _mm256_add_epi32(_mm512_castsi512_si256(a[r][k]), SKVI_UPPER(a[r][k]));
+            _mm256_storeu_si256((__m256i *)(acc + 8 * (k * rows + r)), sum);
+        }
+}
+
+SKVI_INLINE_AVX512
+static inline void skvi_value_rows_avx512(const uint32_t rows, const signed char *levels,
+                                          const unsigned char *w, uint32_t pairs, int32_t *acc)
+{
+    for (; pairs > 3; pairs -= 4, levels += 4 * SKVI_PAIR_BYTES, acc += 32 * rows)
+        skvi_value_pairs_avx512(rows, 4, levels, w, acc);
+    if (pairs == 3) skvi_value_pairs_avx512(rows, 3, levels, w, acc);
+    else if (pairs == 2) skvi_value_pairs_avx512(rows, 2, levels, w, acc);
+    else if (pairs) skvi_value_pairs_avx512(rows, 1, levels, w, acc);
+}
+
+SKVI_AVX512
+static void skvi_value_avx512(const signed char *levels, const unsigned char *w, uint32_t pairs,
+                              uint32_t rows, int32_t *acc)
+{
+    SKVI_BY_ROWS(skvi_value_rows_avx512, rows, levels, w, pairs, acc);
+}
+
+/* One pair or two, n. */
+SKVI_INLINE_AVX512
+static inline void skvi_value_wide_pairs_avx512(const uint32_t rows, const uint32_t n,
+                                                const signed char *levels, const int16_t *w,
+                                                int32_t *acc)
+{
+    __m512i a[4][2], x, y, z;
+    uint32_t r, i;
+    SKVI_LA_UNROLL
+    for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm512_setzero_si512();
+    for (i = 0; i < SKVI_STEPS; i++, levels += 32, w += 4) {
+        x = y = skvi_widen_avx512(levels);
+        if (n == 2) y = skvi_widen_avx512(levels + SKVI_PAIR_BYTES);
+        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++) {
+            long long four;
+            memcpy(&four, w + r * SKV_PAGE_TOKENS, 8);
+            z = _mm512_set1_epi64(four);
+            a[r][0] = _mm512_dpwssd_epi32(a[r][0], x, z);
+            if (n == 2) a[r][1] = _mm512_dpwssd_epi32(a[r][1], y, z);
+        }
+    }
+    SKVI_LA_UNROLL
+    for (r = 0; r < rows; r++, acc += 8) {
+        z = skvi_add_pairs_avx512(a[r][0], a[r][1]);
+        _mm256_storeu_si256((__m256i *)acc, _mm512_castsi512_si256(z));
+        if (n == 2) _mm256_storeu_si256((__m256i *)(acc + 8 * rows), SKVI_UPPER(z));
+    }
+}
+
+SKVI_INLINE_AVX512
+static inline void skvi_value_wide_rows_avx512(const uint32_t rows, const signed char *levels,
+                                               const int16_t *w, uint32_t pairs, int32_t *acc)
+{
+    for (; pairs > 1; pairs -= 2, levels += 2 * SKVI_PAIR_BYTES, acc += 16 * rows)
+        skvi_value_wide_pairs_avx512(rows, 2, levels, w, acc);
+    if (pairs) skvi_value_wide_pairs_avx512(rows, 1, levels, w, acc);
+}
+
+SKVI_AVX512
+static void skvi_value_wide_avx512(const signed char *levels, const int16_t *w, uint32_t pairs,
+                                   uint32_t rows, int32_t *acc)
+{
+    SKVI_BY_ROWS(skvi_value_wide_rows_avx512, rows, levels, w, pairs, acc);
+}
+
+SKVI_AVX512
+static void skvi_add_scores_avx512(const int32_t *acc, float unit, float offset, float *s)
+{
+    uint32_t i;
+    SKVI_LA_UNROLL
+    for (i = 0; i < SKV_PAGE_TOKENS; i += 16) {
+        __m512 x = _mm512_cvtepi32_ps(SKVI_LOAD512(acc + i));
+        x = SKVI_MUL512(_mm512_set1_ps(unit), SKVI_SUB512(x, _mm512_set1_ps(offset)));
+        _mm512_storeu_ps(s + i, SKVI_ADD512(_mm512_loadu_ps(s + i), x));
+    }
+}
+
+SKVI_AVX512
+static float skvi_exps_avx512(float *s, float top)
+{
+    static const float part[6] = {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f,
+                                  6.9314718e-1f, 1.0f};
+    const __m512 magic = _mm512_set1_ps(SKVI_MAGIC);
+    __m256 sum = _mm256_setzero_ps();
+    uint32_t i, k;
+    for (i = 0; i < SKV_PAGE_TOKENS; i += 16) {
+        __m512 x = SKVI_SUB512(_mm512_loadu_ps(s + i), _mm512_set1_ps(top)), n, f, y;
+        __mmask16 here = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_GT_OQ);
+        __m512i z;
+        x = SKVI_MUL512(x, _mm512_set1_ps(SKVI_LOG2E));
+        n = SKVI_ADD512(x, magic);
+        f = SKVI_SUB512(x, SKVI_SUB512(n, magic));
+        y = SKVI_MUL512(f, _mm512_set1_ps(1.5403530e-4f));
+        y = SKVI_ADD512(y, _mm512_set1_ps(part[0]));
+        SKVI_LA_UNROLL
+        for (k = 1; k < 6; k++) y = SKVI_ADD512(SKVI_MUL512(y, f), _mm512_set1_ps(part[k]));
+        z = _mm512_slli_epi32(_mm512_castps_si512(n), 23);
+        z = _mm512_maskz_add_epi32(here, _mm512_castps_si512(y), z);
+        sum = _mm256_add_ps(sum, _mm256_castsi256_ps(_mm512_castsi512_si256(z)));
+        sum = _mm256_add_ps(sum, _mm256_castsi256_ps(SKVI_UPPER(z)));
+        SKVI_STORE512(s + i, z);
+    }
+    return skvi_sum_avx2(sum);
+}
+#endif
 #endif
 
 #ifdef SKVI_LA_128
@@ -5300,6 +5728,64 @@ static void skvi_wave_sum_avx2(const int16_t *wave, const int16_t *coef, uint32_
 {
     SKVI_BY_ROWS(skvi_wave_rows_avx2, rows, wave, coef, n, odd, unit, line, s);
 }
+#ifdef SKVI_LA_AVX512
+/* As skvi_wave_write_avx2, 16 tokens. */
+SKVI_INLINE_AVX512
+static inline void skvi_wave_write_avx512(__m512i even, __m512i odd, float unit, const float *line,
+                                          uint32_t at, float *s)
+{
+    const __m512i mirror = _mm512_set_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i last = _mm512_set1_epi32((int)at + 15);
+    __m512 x = SKVI_MUL512(_mm512_set1_ps(unit), _mm512_cvtepi32_ps(even));
+    __m512 y = SKVI_MUL512(_mm512_set1_ps(unit), _mm512_cvtepi32_ps(odd));
+    __m512 t = _mm512_cvtepi32_ps(_mm512_sub_epi32(last, mirror));
+    t = SKVI_ADD512(t, _mm512_set1_ps(0.5f));
+    x = SKVI_ADD512(_mm512_set1_ps(line[0]), x);
+    y = SKVI_ADD512(SKVI_MUL512(t, _mm512_set1_ps(line[1])), y);
+    _mm512_storeu_ps(s + SKV_PAGE_TOKENS / 2 + at, SKVI_ADD512(x, y));
+    SKVI_STORE512(s + SKV_PAGE_TOKENS / 2 - 16 - at,
+                  _mm512_permutexvar_epi32(mirror, _mm512_castps_si512(SKVI_SUB512(x, y))));
+}
+
+SKVI_INLINE_AVX512
+static inline void skvi_wave_rows_avx512(const uint32_t rows, const int16_t *wave,
+                                         const int16_t *coef, uint32_t n, uint32_t odd,
+                                         const float *unit, const float *line, float *s)
+{
+    const int16_t *v = wave + n * SKV_PAGE_TOKENS / 2;
+    __m512i a[4][4], x[4], z;
+    uint32_t p, r, k;
+    SKVI_LA_UNROLL
+    for (r = 0; r < rows; r++) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_si512();
+    for (p = 0; p < n; p += 2, wave += SKV_PAGE_TOKENS, v += SKV_PAGE_TOKENS, coef += 2) {
+        SKVI_LA_UNROLL
+        for (k = 0; k < 4; k++) x[k] = SKVI_LOAD512((k / 2 ? v : wave) + 32 * (k % 2));
+        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++)
+            SKVI_LA_UNROLL
+            for (k = 0; k < 4; k++) {
+                int32_t two;
+                memcpy(&two, coef + (2 * r + k / 2) * odd, 4);
+                z = _mm512_set1_epi32(two);
+                a[r][k] = _mm512_dpwssd_epi32(a[r][k], x[k], z);
+            }
+    }
+    SKVI_LA_UNROLL
+    for (r = 0; r < rows; r++) {
+        float *to = s + r * SKV_PAGE_TOKENS;
+        skvi_wave_write_avx512(a[r][0], a[r][2], unit[r], line + 2 * r, 0, to);
+        skvi_wave_write_avx512(a[r][1], a[r][3], unit[r], line + 2 * r, 16, to);
+    }
+}
+
+SKVI_AVX512
+static void skvi_wave_sum_avx512(const int16_t *wave, const int16_t *coef, uint32_t n,
+                                 uint32_t odd, uint32_t rows, const float *unit, const float *line,
+                                 float *s)
+{
+    SKVI_BY_ROWS(skvi_wave_rows_avx512, rows, wave, coef, n, odd, unit, line, s);
+}
+#endif
 #endif
 
 #ifdef SKVI_LA_128
@@ -5445,10 +5931,22 @@ static const skvi_kernels skvi_kernels_128 = {
     skvi_search_step_128, skvi_search_low_128
 };
 #endif
+#ifdef SKVI_LA_AVX512
+static const skvi_kernels skvi_kernels_avx512 = {
+    skvi_gemm_avx512, skvi_dot_avx2, skvi_from_f16_avx2, skvi_expand_avx512, skvi_steps_avx2,
+    skvi_query_avx2, skvi_score_avx512, skvi_score_wide_avx512, skvi_value_avx512,
+    skvi_value_wide_avx512, skvi_add_scores_avx512, skvi_add_values_avx2, skvi_top_avx2,
+    skvi_exps_avx512, skvi_weights_avx2, 1, skvi_wave_step_avx2, skvi_wave_coef_avx2,
+    skvi_wave_sum_avx512, skvi_search_step_avx2, skvi_search_low_avx2
+};
+#endif
 
 static const skvi_kernels *skvi_pick_kernels(void)
 {
     const uint32_t isa = skv_isa();
+#ifdef SKVI_LA_AVX512
+    if (isa & SKV_ISA_AVX512) return &skvi_kernels_avx512;
+#endif
 #ifdef SKVI_LA_AVX2
     if (isa & SKV_ISA_AVX2) return &skvi_kernels_avx2;
 #endif

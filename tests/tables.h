@@ -15,6 +15,9 @@ static inline const skvi_kernels *table_at(uint32_t i)
 #ifdef SKVI_LA_AVX2
     if (SKVI_LA_HAS_AVX2()) have[n++] = &skvi_kernels_avx2;
 #endif
+#ifdef SKVI_LA_AVX512
+    if (skv_isa() & SKV_ISA_AVX512) have[n++] = &skvi_kernels_avx512;
+#endif
 #ifdef SKVI_LA_128
     have[n++] = &skvi_kernels_128;
 #endif
@@ -23,6 +26,9 @@ static inline const skvi_kernels *table_at(uint32_t i)
 
 static inline const char *table_name(const skvi_kernels *k)
 {
+#ifdef SKVI_LA_AVX512
+    if (k == &skvi_kernels_avx512) return "AVX-512";
+#endif
 #ifdef SKVI_LA_AVX2
     if (k == &skvi_kernels_avx2) return "AVX2";
 #endif
