@@ -573,7 +573,27 @@ typedef struct talk {
     float *logits;
     int *ids, n_prompt, n_out, max;
     double prompt_seconds, seconds;
+    double cache_seconds[2];        /* in append and attend: so far, and of the prompt alone */
 } talk;
+
+/* The lane's cache with the time spent in it counted. */
+static int timed_append(void *self, int layer, const float *k, const float *v, int n)
+{
+    talk *t = self;
+    double t0 = llm_seconds();
+    int r = t->lane.kv.append(t->lane.kv.self, layer, k, v, n);
+    t->cache_seconds[0] += llm_seconds() - t0;
+    return r;
+}
+
+static int timed_attend(void *self, int layer, const float *q, int n, float *o)
+{
+    talk *t = self;
+    double t0 = llm_seconds();
+    int r = t->lane.kv.attend(t->lane.kv.self, layer, q, n, o);
+    t->cache_seconds[0] += llm_seconds() - t0;
+    return r;
+}
 
 static void talk_close(talk *t)
 {
@@ -643,7 +663,8 @@ static int talk_open(talk *t, const options *o, char *err)
 
 static int talk_forward(talk *t, const int *ids, int n, int pos, float *logits, char *err)
 {
-    int r = llm_forward(t->e.m, t->run, ids, n, pos, &t->lane.kv, NULL, logits, logits ? 1 : 0);
+    llm_kv kv = {t, timed_append, timed_attend};
+    int r = llm_forward(t->e.m, t->run, ids, n, pos, &kv, NULL, logits, logits ? 1 : 0);
     if (r)
         snprintf(err, GGUF_ERR_BYTES, "token %d: %s", pos,
                  llm_lane_error(&t->lane, r));
@@ -665,6 +686,7 @@ static int talk_run(talk *t, const options *o, char *err)
     }
     llm_progress_end(&bar);
     t->prompt_seconds = llm_seconds() - t0;
+    t->cache_seconds[1] = t->cache_seconds[0];
     t0 = llm_seconds();
     for (at = t->n_prompt; at < t->max; at++) {
         char piece[512];
@@ -690,21 +712,24 @@ static int talk_run(talk *t, const options *o, char *err)
 
 static int talk_report(const talk *t, const options *o)
 {
-    double speed = t->seconds > 0 ? t->n_out / t->seconds : 0;
+    double speed = t->seconds > 0 ? t->n_out / t->seconds : 0, read = t->cache_seconds[1];
+    double share = t->seconds > 0 ? (t->cache_seconds[0] - read) / t->seconds : 0;
     llm_lane_stats k;
     FILE *f;
     int i;
     llm_lane_measure(&t->lane, &k);
     fprintf(stderr, "%d + %d tokens; prompt %.2f s, then %.1f tokens/s; cache %s: %zu bytes "
-            "(%.2f bits per element%s)\n", t->n_prompt, t->n_out, t->prompt_seconds, speed,
-            o->kv ? o->kv : "exact", k.bytes, k.bpe, t->lane.exact ? ", as f16" : ", all counted");
+            "(%.2f bits per element%s)\nattention and append: %.2f s of the prompt, %.0f %% of a "
+            "token\n", t->n_prompt, t->n_out, t->prompt_seconds, speed, o->kv ? o->kv : "exact",
+            k.bytes, k.bpe, t->lane.exact ? ", as f16" : ", all counted", read, 100 * share);
     if (!o->json) return 0;
     f = json_open(o->json);
     if (!f) return 1;
     fprintf(f, "{\"mode\": \"%s\", \"prompt_tokens\": %d, \"tokens\": %d, "
-            "\"prompt_seconds\": %.4f, \"tokens_per_second\": %.3f, \"cache_bytes\": %zu, "
+            "\"prompt_seconds\": %.4f, \"prompt_cache_seconds\": %.4f, "
+            "\"tokens_per_second\": %.3f, \"cache_share\": %.4f, \"cache_bytes\": %zu, "
             "\"bpe\": %.4f, \"ids\": [",
-            o->kv ? o->kv : "exact", t->n_prompt, t->n_out, t->prompt_seconds, speed,
+            o->kv ? o->kv : "exact", t->n_prompt, t->n_out, t->prompt_seconds, read, speed, share,
             k.bytes, k.bpe);
     for (i = 0; i < t->n_out; i++) fprintf(f, "%s%d", i ? ", " : "", t->ids[t->n_prompt + i]);
     fprintf(f, "]}\n");
