@@ -131,6 +131,7 @@
      Attention on pages is in integers: queries and softmax weights of 8 bits, or 14
      (skv_cache_desc.attend_bits). Pages of a cache are never re-coded, and hold keys after RoPE:
      positions cannot be shifted. Cold pages (>>cold) are a codec of their own, beside the cache.
+     Sparse attention (skv_attn.tolerance) leaves out values only: all scores are computed.
 */
 #ifndef SPECTRAL_KV_H
 #define SPECTRAL_KV_H
@@ -515,7 +516,14 @@ SKVDEF skv_result skv_reconstruct(skv_cache *c, uint32_t layer, size_t first, si
                                   float *v);
 
 /* >>attend ------------------------------------------------------------------------------------ */
-/* Outputs of skv_attend besides the rows. Zero it before; lse may stay NULL. */
+/* Outputs of skv_attend besides the rows, and one input. Zero it before; lse may stay NULL.
+
+   Sparse values: with a tolerance above 0, a page in which no query row has more than a small share
+   of its probability is not read for its values: there they count as the profile's mean of V. These
+   shares are known exactly (all scores are computed, lse and page_mass are as without it) and sum
+   to at most `tolerance` for any row, so its output moves by at most skipped times the largest
+   |v - mean| of the head's tokens. The bits depend on neither threads nor earlier calls; with
+   tolerance 0 they are those of a call without it. */
 typedef struct skv_attn {
     float   *lse;                   /* out [n][n_q_heads]: log of the sum of exp(score) */
     float    score_bound;           /* no score of a token in a page is off by more (before soft
@@ -523,6 +531,10 @@ typedef struct skv_attn {
                                        f16 and of floats apart): see >>scores */
     float    page_mass;             /* largest share of probability that was read from pages */
     uint32_t tokens_exact, tokens_paged;    /* held by the layer */
+    float    tolerance;             /* in: 0 to 1; 0 reads all values */
+    float    skipped;               /* largest share of probability whose values were not read */
+    uint32_t pages_met, pages_read; /* pages times tiles (a head group's rows, up to 64) that had
+                                       their scores computed; that had their values read too */
 } skv_attn;
 
 /* Attention of the n newest tokens' queries: q [n][n_q_heads][head_dim], out
@@ -6767,7 +6779,7 @@ SKVDEF skv_result skv_profile_load(skv_profile **out, const void *data, size_t b
 #define SKVI_ROWS 64u               /* most (query, head) rows of one attention tile */
 #define SKVI_SLAB 64u               /* channels that are expanded at a time */
 #define SKVI_WHOLE(D) (((size_t)(D) + 7) & ~(size_t)7)      /* whole pairs of quads */
-#define SKVI_PART(D) (SKVI_WHOLE(D) + 8)    /* a row of a part: see >>scores; 6 are spare, since
+#define SKVI_PART(D) (SKVI_WHOLE(D) + 8)    /* a row of a part: see >>scores; 5 are spare, since
                                        kernels write whole eights from any quad on */
 #define SKVI_THREADS 16u            /* unless the caller says */
 
@@ -7787,6 +7799,8 @@ static void skvi_heap_free(void *user, void *p, size_t bytes)
    appended tokens: [0, sinks) sinks, [sinks, sinks + 64 pages) pages, the rest in the ring. */
 #define SKVI_RANGE 16u              /* pages, or blocks of 64 exact tokens, of a range of tokens */
 #define SKVI_RANGES(n) (((n) + SKVI_RANGE - 1) / SKVI_RANGE)
+#define SKVI_REPORT 3u
+#define SKVI_SURE 0.9999f           /* of a tolerance: the rest is for the rounding of sums */
 #define SKVI_DRAFT 4u               /* queries whose ranges can run side by side */
 typedef struct skvi_clayer {
     uint32_t total, n_pages, dropped;       /* tokens appended; pages made; pages let go */
@@ -7808,7 +7822,9 @@ struct skv_cache {
     skvi_clayer  *cl;
     unsigned char *page_buffer;             /* [most_page] */
     uint32_t      *saved_credit;            /* [2 max_groups] */
-    float         *report;                  /* [n_lanes][max_groups][2]: bound and page mass */
+    float         *report;                  /* [n_lanes][max_groups][REPORT]: bound, page mass,
+                                               mass without values */
+    uint32_t      *count;                   /* [n_lanes][2]: pages met, read */
     float         *parts;                   /* [part_rows][SKVI_PART]: see >>scores */
     size_t         part_rows;               /* 0 with one lane */
     skvi_heap      heap;
@@ -7843,7 +7859,8 @@ static void skvi_cache_layout(skvi_arena *a, skv_cache *c, const skv_model *m)
     skvi_coder_layout(a, &c->coder, m);
     c->saved_credit = (uint32_t *)skvi_take(a, 2u * c->coder.max_groups, sizeof(uint32_t));
     c->report = (float *)skvi_take(a, (size_t)c->coder.n_lanes * c->coder.max_groups,
-                                   2 * sizeof(float));
+                                   SKVI_REPORT * sizeof(float));
+    c->count = (uint32_t *)skvi_take(a, c->coder.n_lanes, 2 * sizeof(uint32_t));
     c->parts = (float *)skvi_take(a, c->part_rows, SKVI_PART(c->coder.max_D) * sizeof(float));
     c->page_buffer = (unsigned char *)skvi_take(a, c->coder.most_page, 1);
     c->work_bytes = a->used - before;
@@ -8333,9 +8350,15 @@ SKVDEF skv_result skv_reconstruct(skv_cache *c, uint32_t layer, size_t first, si
 
    Tokens come in ranges: 16 blocks of 64 exact ones (sinks, then the recent ones), then 16 pages
    whose numbers begin at a multiple of 16. Each range has a softmax of its own, a part, and parts
-   merge in that order, whoever computed them: the answer does not depend on threads. */
+   merge in that order, whoever computed them: the answer does not depend on threads.
+
+   Sparse values: the ranges of exact tokens come first. A range of pages may then leave out those
+   whose weights, with those left out before, are at most tolerance times the share of all pages
+   that it has met so far times what is known of the row's sum: the exact tokens' and its own. Over
+   all ranges that is at most tolerance times the whole sum. */
 typedef struct skvi_part {
     float *top, *sum;               /* [rows]: largest score; weights exp(score - top), summed */
+    float *skip;                    /* [rows]: those of them whose values were not read */
     float *acc;                     /* [rows]: weights times values (exact) or times latents */
 } skvi_part;
 
@@ -8343,6 +8366,10 @@ typedef struct skvi_atile {
     size_t   n, pos[SKVI_ROWS], head[SKVI_ROWS], query[SKVI_ROWS];  /* rows by rising head */
     size_t   g, D, row;             /* head group, its width, first row in the layer */
     float    top[SKVI_ROWS], sum[SKVI_ROWS], paged[SKVI_ROWS];  /* of the parts; share of pages */
+    float    skip[SKVI_ROWS];
+    float    exact_top[SKVI_ROWS], exact_sum[SKVI_ROWS];    /* of the ranges of exact tokens */
+    float    mass[SKVI_ROWS];       /* weights of the page at hand, summed */
+    uint32_t met, read;             /* pages */
     skvi_part part;                 /* of the range at hand */
     float    rounded[SKVI_ROWS];    /* most that whole-number queries change this page's scores */
     float    qmean[SKVI_ROWS], qnorm[SKVI_ROWS];
@@ -8362,6 +8389,8 @@ typedef struct skvi_attend_job {
     size_t       tiles;             /* of a head group */
     size_t       exact, ranges;     /* ranges of exact tokens; of all */
     int          split;             /* units are ranges of tiles, not tiles */
+    float        tolerance;         /* of sparse values */
+    size_t       first_range, n_ranges;     /* at hand, where units are ranges */
 } skvi_attend_job;
 
 /* Rows from r on that share a gang. */
@@ -8560,12 +8589,15 @@ static void skvi_softmax(const skvi_attend_job *j, const skvi_lane *lane, skvi_a
         skvi_mask(l, t->pos[r], s, first, n);
         top = kern->top(s);
         if (top < p->top[r]) top = p->top[r];
+        t->mass[r] = 0;
         if (top == -INFINITY) {
             memset(s, 0, SKVI_P * sizeof(float));
             continue;
         }
         keep = top > p->top[r] ? expf(p->top[r] - top) : 1;
-        p->sum[r] = p->sum[r] * keep + kern->exps(s, top);
+        t->mass[r] = kern->exps(s, top);
+        p->sum[r] = p->sum[r] * keep + t->mass[r];
+        p->skip[r] *= keep;
         if (keep < 1) skvi_scale_row(acc, keep, width);
         p->top[r] = top;
     }
@@ -8823,12 +8855,29 @@ static void skvi_range_exact(const skvi_attend_job *j, const skvi_lane *lane, sk
     }
 }
 
+/* Whether the values of the page at hand may stay unread: see the top of the section. `seen` pages
+   of the range have been met, this one too. */
+static int skvi_page_skip(const skvi_attend_job *j, const skvi_atile *t, size_t seen)
+{
+    const skvi_part *p = &t->part;
+    size_t r, pages = j->c->cl[j->layer].n_pages - j->first_page;
+    float share = j->tolerance * (float)seen / (float)pages * SKVI_SURE;
+    for (r = 0; r < t->n; r++) {
+        float known = p->sum[r];
+        if (t->mass[r] <= 0) continue;
+        if (t->exact_sum[r] > 0) known += t->exact_sum[r] * expf(t->exact_top[r] - p->top[r]);
+        if (!(p->skip[r] + t->mass[r] <= share * known)) return 0;
+    }
+    for (r = 0; r < t->n; r++) p->skip[r] += t->mass[r];
+    return 1;
+}
+
 /* Pages i .. i+RANGE-1. */
 static void skvi_range_pages(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
                              size_t begin, size_t i)
 {
     const skvi_clayer *l = &j->c->cl[j->layer];
-    size_t last = i + SKVI_RANGE < l->n_pages ? i + SKVI_RANGE : l->n_pages;
+    size_t last = i + SKVI_RANGE < l->n_pages ? i + SKVI_RANGE : l->n_pages, seen = 0;
     if (i < j->first_page) i = j->first_page;
     for (; i < last; i++) {
         size_t pos = j->c->sinks + i * SKVI_P;
@@ -8839,7 +8888,11 @@ static void skvi_range_pages(const skvi_attend_job *j, const skvi_lane *lane, sk
         skvi_page_scores(j, lane, t, page);
         if (!j->scores) {
             skvi_softmax(j, lane, t, pos, SKVI_P, SKVI_WHOLE(t->D));
-            skvi_page_values(j, lane, t, page);
+            t->met++;
+            if (!(j->tolerance > 0 && skvi_page_skip(j, t, ++seen))) {
+                skvi_page_values(j, lane, t, page);
+                t->read++;
+            }
         }
         skvi_copy_scores(j, lane, t, pos, SKVI_P);
     }
@@ -8854,7 +8907,7 @@ static void skvi_tile_range(const skvi_attend_job *j, const skvi_lane *lane, skv
     size_t width = r < j->exact ? l->head_dim_v : SKVI_WHOLE(t->D);
     for (i = 0; i < t->n; i++) {
         t->part.top[i] = -INFINITY;
-        t->part.sum[i] = 0;
+        t->part.sum[i] = t->part.skip[i] = 0;
     }
     memset(t->part.acc, 0, t->n * width * sizeof(float));
     if (r < j->exact) skvi_range_exact(j, lane, t, begin, r * SKVI_RANGE);
@@ -8880,8 +8933,13 @@ static void skvi_tile_merge(const skvi_attend_job *j, const skvi_lane *lane, skv
             now = expf(p->top[r] - t->top[r]);
         t->sum[r] = old * t->sum[r] + now * p->sum[r];
         t->paged[r] = old * t->paged[r] + (exact ? 0 : now * p->sum[r]);
+        t->skip[r] = old * t->skip[r] + now * p->skip[r];
         if (exact) skvi_blend(oo, old, p->acc + r * dv, now, dv);
         else skvi_blend(ol, old, p->acc + r * whole, now, whole);
+    }
+    if (range + 1 == j->exact) {
+        memcpy(t->exact_top, t->top, sizeof t->top);
+        memcpy(t->exact_sum, t->sum, sizeof t->sum);
     }
 }
 
@@ -8964,16 +9022,22 @@ static void skvi_tile_part(const skvi_attend_job *j, const skvi_lane *lane, skvi
     if (j->split && !j->scores) at = j->c->parts + (t->row * j->ranges + range * t->n) * row;
     t->part.top = at;
     t->part.sum = at + t->n;
-    t->part.acc = at + 2 * t->n;
+    t->part.skip = at + 2 * t->n;
+    t->part.acc = at + 3 * t->n;
 }
 
-static void skvi_attend_note(const skvi_attend_job *j, size_t lane, const skvi_atile *t, int done)
+static void skvi_attend_note(const skvi_attend_job *j, size_t lane, skvi_atile *t, int done)
 {
-    float *report = j->c->report + 2 * (lane * j->c->coder.max_groups + t->g);
+    float *report = j->c->report + SKVI_REPORT * (lane * j->c->coder.max_groups + t->g);
     size_t r;
     if (t->bound > report[0]) report[0] = t->bound;
-    for (r = 0; done && r < t->n; r++)
+    for (r = 0; done && r < t->n; r++) {
         if (t->paged[r] / t->sum[r] > report[1]) report[1] = t->paged[r] / t->sum[r];
+        if (t->skip[r] / t->sum[r] > report[2]) report[2] = t->skip[r] / t->sum[r];
+    }
+    j->c->count[2 * lane] += t->met;
+    j->c->count[2 * lane + 1] += t->read;
+    t->met = t->read = 0;
 }
 
 /* Units are tiles, from the queries to the rows of the output. */
@@ -8996,20 +9060,25 @@ static void skvi_attend_tiles(void *arg, size_t lane_at, size_t first, size_t en
     }
 }
 
-/* Units are ranges of tiles, to parts. */
+/* Units are ranges of tiles, to parts; those before first_range are there already. */
 static void skvi_attend_ranges(void *arg, size_t lane_at, size_t first, size_t end)
 {
     const skvi_attend_job *j = (const skvi_attend_job *)arg;
     const skvi_lane *lane = &j->c->coder.lane[lane_at];
     skvi_atile t;
-    size_t at = first;
+    size_t at = first, range;
     for (; at < end; at++) {
-        if (at == first || at % j->ranges == 0) {
-            skvi_tile_rows_of(j, lane, &t, at / j->ranges);
+        if (at == first || at % j->n_ranges == 0) {
+            skvi_tile_rows_of(j, lane, &t, at / j->n_ranges);
             skvi_tile_queries(j, lane, &t);
+            for (range = 0; range < j->first_range; range++) {
+                skvi_tile_part(j, lane, &t, range);
+                skvi_tile_merge(j, lane, &t, range);
+            }
         }
-        skvi_tile_part(j, lane, &t, at % j->ranges);
-        skvi_tile_range(j, lane, &t, at % j->ranges);
+        range = j->first_range + at % j->n_ranges;
+        skvi_tile_part(j, lane, &t, range);
+        skvi_tile_range(j, lane, &t, range);
         skvi_attend_note(j, lane_at, &t, 0);
     }
 }
@@ -9052,31 +9121,60 @@ static void skvi_attend_units(skvi_attend_job *j)
                (j->scores || s->n_q_heads * j->n * j->ranges <= c->part_rows);
 }
 
+/* Ranges of all tiles to parts, first .. end-1 of them. */
+static void skvi_attend_split(skvi_attend_job *j, size_t tiles, size_t first, size_t end)
+{
+    j->first_range = first;
+    j->n_ranges = end - first;
+    if (end > first)
+        skvi_spread(&j->c->coder, tiles * j->n_ranges, skvi_attend_ranges, j);
+}
+
+/* What the lanes noted, into attn. */
+static void skvi_attend_report(const skvi_attend_job *j, uint32_t groups)
+{
+    const skv_cache *c = j->c;
+    const skvi_clayer *l = &c->cl[j->layer];
+    skv_attn *a = j->attn;
+    uint32_t g, i;
+    a->score_bound = a->page_mass = a->skipped = 0;
+    for (g = 0; g < groups; g++) {
+        const float *report = c->report + SKVI_REPORT * g;
+        if (report[0] > a->score_bound) a->score_bound = report[0];
+        if (report[1] > a->page_mass) a->page_mass = report[1];
+        if (report[2] > a->skipped) a->skipped = report[2];
+    }
+    a->tokens_paged = (l->n_pages - l->dropped) * SKVI_P;
+    a->tokens_exact = l->total - l->n_pages * SKVI_P;
+    a->pages_met = a->pages_read = 0;
+    for (i = 0; i < c->coder.n_lanes; i++) {
+        a->pages_met += c->count[2 * i];
+        a->pages_read += c->count[2 * i + 1];
+    }
+}
+
 /* The public calls. */
 static void skvi_attend_run(skvi_attend_job *j)
 {
     skv_cache *c = j->c;
-    uint32_t g, i, groups = skvi_groups(&c->layers[j->layer], skvi_cache_head_group(c));
-    uint32_t n = 2 * c->coder.max_groups;
-    skv_attn *a = j->attn;
+    uint32_t i, groups = skvi_groups(&c->layers[j->layer], skvi_cache_head_group(c));
+    uint32_t n = SKVI_REPORT * c->coder.max_groups;
+    size_t tiles;
     memset(c->report, 0, c->coder.n_lanes * n * sizeof(float));
+    memset(c->count, 0, c->coder.n_lanes * 2 * sizeof(uint32_t));
     skvi_attend_units(j);
+    tiles = groups * j->tiles;
     if (!j->split) {
-        skvi_spread(&c->coder, groups * j->tiles, skvi_attend_tiles, j);
+        skvi_spread(&c->coder, tiles, skvi_attend_tiles, j);
     } else {
-        skvi_spread(&c->coder, groups * j->tiles * j->ranges, skvi_attend_ranges, j);
-        if (!j->scores) skvi_spread(&c->coder, groups * j->tiles, skvi_attend_finish, j);
+        size_t first = j->tolerance > 0 ? j->exact : 0;
+        skvi_attend_split(j, tiles, 0, first);
+        skvi_attend_split(j, tiles, first, j->ranges);
+        if (!j->scores) skvi_spread(&c->coder, tiles, skvi_attend_finish, j);
     }
     for (i = n; i < c->coder.n_lanes * n; i++)
         if (c->report[i] > c->report[i % n]) c->report[i % n] = c->report[i];
-    if (!a) return;
-    a->score_bound = a->page_mass = 0;
-    for (g = 0; g < groups; g++) {
-        if (c->report[2 * g] > a->score_bound) a->score_bound = c->report[2 * g];
-        if (c->report[2 * g + 1] > a->page_mass) a->page_mass = c->report[2 * g + 1];
-    }
-    a->tokens_paged = (c->cl[j->layer].n_pages - c->cl[j->layer].dropped) * SKVI_P;
-    a->tokens_exact = c->cl[j->layer].total - c->cl[j->layer].n_pages * SKVI_P;
+    if (j->attn) skvi_attend_report(j, groups);
 }
 
 static int skvi_out_valid(const skv_out *o)
@@ -9108,11 +9206,13 @@ SKVDEF skv_result skv_attend(skv_cache *c, uint32_t layer, const skv_span *q, si
     if (!c || layer >= c->model.n_layers || !skvi_out_valid(out) || !n) return SKV_ERR_ARG;
     l = &c->cl[layer];
     if (n > l->total) return SKV_ERR_ARG;
+    if (attn && !(attn->tolerance >= 0 && attn->tolerance <= 1)) return SKV_ERR_ARG;
     if (l->dropped > skvi_first_visible(c, layer, l->total - (uint32_t)n)) return SKV_ERR_STATE;
     r = skvi_attend_open(&j, c, layer, q, n);
     if (r != SKV_OK) return r;
     j.out = out;
     j.attn = attn;
+    j.tolerance = attn ? attn->tolerance : 0;
     skvi_attend_run(&j);
     return SKV_OK;
 }
@@ -9826,7 +9926,7 @@ static void skvi_report_task(void *arg, size_t kv)
 {
     const skvi_report_job *j = (const skvi_report_job *)arg;
     size_t group = j->shape->n_q_heads / j->shape->n_kv_heads, h;
-    double bound = (double)j->c->report[2 * (kv / skvi_cache_head_group(j->c))];
+    double bound = (double)j->c->report[SKVI_REPORT * (kv / skvi_cache_head_group(j->c))];
     for (h = kv * group; h < (kv + 1) * group; h++) {
         skvi_load(&j->q, j->pos, h, j->query + h * j->shape->head_dim);
         if (bound > j->sum[h].bound) j->sum[h].bound = bound;
