@@ -1547,15 +1547,15 @@ static inline void skvi_gemm_block_avx512(const uint32_t rows, const int onto, s
     __m512 s[4];
     uint32_t i;
     size_t l;
-    SKVI_LA_UNROLL
+    SKVI_UNROLL_16
     for (i = 0; i < rows; i++) s[i] = onto ? _mm512_loadu_ps(c + i * ldc) : _mm512_setzero_ps();
     for (l = 0; l < k; l++, b += ldb) {
         __m512 x = _mm512_loadu_ps(b);
-        SKVI_LA_UNROLL
+        SKVI_UNROLL_16
         for (i = 0; i < rows; i++)
             s[i] = SKVI_ADD512(s[i], SKVI_MUL512(_mm512_set1_ps(a[i * lda + l]), x));
     }
-    SKVI_LA_UNROLL
+    SKVI_UNROLL_16
     for (i = 0; i < rows; i++, c += ldc)
         _mm512_storeu_ps(c, onto ? s[i] : SKVI_ADD512(_mm512_loadu_ps(c), s[i]));
 }
@@ -4871,6 +4871,22 @@ static float skvi_weights_avx2(const float *s, unsigned char *p, int16_t *wide)
     return top / 254.0f;
 }
 #ifdef SKVI_LA_AVX512
+/* Sums in a type of their own: gcc copies those of type __m512i before each product and after. */
+typedef int32_t skvi_sums_avx512 __attribute__((vector_size(64)));
+#define SKVI_DOT512(f, a, x, z) ((a) = (skvi_sums_avx512)f((__m512i)(a), x, z))
+#define SKVI_DOT4(f, a, x, z) \
+    (SKVI_DOT512(f, (a)[0], (x)[0], z), SKVI_DOT512(f, (a)[1], (x)[1], z), \
+     SKVI_DOT512(f, (a)[2], (x)[2], z), SKVI_DOT512(f, (a)[3], (x)[3], z))
+#define SKVI_ZERO4(a) \
+    ((a)[0] = (a)[1] = (a)[2] = (a)[3] = (skvi_sums_avx512)_mm512_setzero_si512())
+
+/* First quads and second ones of four steps. */
+SKVI_INLINE_AVX512
+static inline __m512i skvi_add_quads_avx512(__m512i u, __m512i v)
+{
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(u, v, 0x88), _mm512_shuffle_i32x4(u, v, 0xDD));
+}
+
 /* Eight steps at a time, two in a register. */
 SKVI_INLINE_AVX512
 static inline void skvi_score_rows_avx512(const uint32_t rows, const signed char *levels,
@@ -4879,27 +4895,25 @@ static inline void skvi_score_rows_avx512(const uint32_t rows, const signed char
     uint32_t i, p, r, k;
     for (i = 0; i < SKVI_STEPS; i += 8, levels += 256, acc += 32) {
         const signed char *level = levels, *query = q;
-        __m512i a[4][4], x[4], z;
-        SKVI_LA_UNROLL
-        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_si512();
+        skvi_sums_avx512 a[4][4];
+        __m512i x[4], z;
+        SKVI_UNROLL_16
+        for (r = 0; r < rows; r++) SKVI_ZERO4(a[r]);
         for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 32 * rows) {
-            SKVI_LA_UNROLL
+            SKVI_UNROLL_16
             for (k = 0; k < 4; k++) x[k] = SKVI_LOAD512(level + 64 * k);
-            SKVI_LA_UNROLL
+            SKVI_UNROLL_16
             for (r = 0; r < rows; r++) {
                 z = _mm512_broadcast_i64x4(SKVI_LOAD256(query + 32 * r));
-                SKVI_LA_UNROLL
-                for (k = 0; k < 4; k++) a[r][k] = _mm512_dpbusd_epi32(a[r][k], x[k], z);
+                SKVI_DOT4(_mm512_dpbusd_epi32, a[r], x, z);
             }
         }
-        SKVI_LA_UNROLL
-        for (r = 0; r < rows; r++)
-            SKVI_LA_UNROLL
-            for (k = 0; k < 4; k += 2) {        /* first quads and second ones of four steps */
-                z = _mm512_add_epi32(_mm512_shuffle_i32x4(a[r][k], a[r][k + 1], 0x88),
-                                     _mm512_shuffle_i32x4(a[r][k], a[r][k + 1], 0xDD));
-                SKVI_STORE512(acc + r * SKV_PAGE_TOKENS + 8 * k, z);
-            }
+        SKVI_UNROLL_16
+        for (r = 0; r < rows; r++) {
+            int32_t *to = acc + r * SKV_PAGE_TOKENS;
+            SKVI_STORE512(to, skvi_add_quads_avx512((__m512i)a[r][0], (__m512i)a[r][1]));
+            SKVI_STORE512(to + 16, skvi_add_quads_avx512((__m512i)a[r][2], (__m512i)a[r][3]));
+        }
     }
 }
 
@@ -4945,24 +4959,24 @@ static inline void skvi_score_wide_rows_avx512(const uint32_t rows, const signed
     for (i = 0; i < SKVI_STEPS; i += 4, levels += 128, acc += 16) {
         const signed char *level = levels;
         const int16_t *query = q;
-        __m512i a[4][4], x[4], z;
-        SKVI_LA_UNROLL
-        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_si512();
+        skvi_sums_avx512 a[4][4];
+        __m512i x[4], z;
+        SKVI_UNROLL_16
+        for (r = 0; r < rows; r++) SKVI_ZERO4(a[r]);
         for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 16 * rows) {
-            SKVI_LA_UNROLL
+            SKVI_UNROLL_16
             for (k = 0; k < 4; k++) x[k] = skvi_widen_avx512(level + 32 * k);
-            SKVI_LA_UNROLL
+            SKVI_UNROLL_16
             for (r = 0; r < rows; r++) {
                 z = _mm512_castsi256_si512(SKVI_LOAD256(query + 16 * r));
                 z = _mm512_permutexvar_epi64(twice, z);
-                SKVI_LA_UNROLL
-                for (k = 0; k < 4; k++) a[r][k] = _mm512_dpwssd_epi32(a[r][k], x[k], z);
+                SKVI_DOT4(_mm512_dpwssd_epi32, a[r], x, z);
             }
         }
-        SKVI_LA_UNROLL
+        SKVI_UNROLL_16
         for (r = 0; r < rows; r++) {
-            z = skvi_add_pairs_avx512(skvi_add_halves_avx512(a[r][0], a[r][1]),
-                                      skvi_add_halves_avx512(a[r][2], a[r][3]));
+            z = skvi_add_pairs_avx512(skvi_add_halves_avx512((__m512i)a[r][0], (__m512i)a[r][1]),
+                                      skvi_add_halves_avx512((__m512i)a[r][2], (__m512i)a[r][3]));
             SKVI_STORE512(acc + r * SKV_PAGE_TOKENS, z);
         }
     }
@@ -4975,36 +4989,48 @@ static void skvi_score_wide_avx512(const signed char *levels, const int16_t *q, 
     SKVI_BY_ROWS(skvi_score_wide_rows_avx512, rows, levels, q, pairs, acc);
 }
 
-/* n pairs, a caller's constant, share the weights; two steps in a register. */
+/* Sums of two steps side by side, to one pair's 8 channels. */
+SKVI_INLINE_AVX512
+static inline void skvi_value_write_avx512(__m512i a, int32_t *acc)
+{
+    __m256i sum = _mm256_add_epi32(_mm512_castsi512_si256(a), SKVI_UPPER(a));
+    _mm256_storeu_si256((__m256i *)acc, sum);
+}
+
+/* n pairs, 1, 2 or 4 and a caller's constant, share the weights; two steps in a register. */
 SKVI_INLINE_AVX512
 static inline void skvi_value_pairs_avx512(const uint32_t rows, const uint32_t n,
                                            const signed char *levels, const unsigned char *w,
                                            int32_t *acc)
 {
     __m512i at = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1);
-    __m512i a[4][4], x[4], z;
-    __m256i sum;
-    uint32_t r, i, k;
-    SKVI_LA_UNROLL
-    for (r = 0; r < rows; r++) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_si512();
+    skvi_sums_avx512 a[4][4];
+    __m512i x[4], z;
+    uint32_t r, i;
+    SKVI_UNROLL_16
+    for (r = 0; r < rows; r++) SKVI_ZERO4(a[r]);
     for (i = 0; i < SKVI_STEPS; i += 2, levels += 64) {
-        SKVI_LA_UNROLL
-        for (k = 0; k < n; k++) x[k] = SKVI_LOAD512(levels + k * SKVI_PAIR_BYTES);
-        SKVI_LA_UNROLL
+        x[0] = x[1] = x[2] = x[3] = SKVI_LOAD512(levels);
+        if (n > 1) x[1] = SKVI_LOAD512(levels + SKVI_PAIR_BYTES);
+        if (n > 2) x[2] = SKVI_LOAD512(levels + 2 * SKVI_PAIR_BYTES);
+        if (n > 2) x[3] = SKVI_LOAD512(levels + 3 * SKVI_PAIR_BYTES);
+        SKVI_UNROLL_16
         for (r = 0; r < rows; r++) {
             z = _mm512_permutexvar_epi32(at, SKVI_LOAD512(w + r * SKV_PAGE_TOKENS));
-            SKVI_LA_UNROLL
-            for (k = 0; k < n; k++) a[r][k] = _mm512_dpbusd_epi32(a[r][k], z, x[k]);
+            SKVI_DOT512(_mm512_dpbusd_epi32, a[r][0], z, x[0]);
+            if (n > 1) SKVI_DOT512(_mm512_dpbusd_epi32, a[r][1], z, x[1]);
+            if (n > 2) SKVI_DOT512(_mm512_dpbusd_epi32, a[r][2], z, x[2]);
+            if (n > 2) SKVI_DOT512(_mm512_dpbusd_epi32, a[r][3], z, x[3]);
         }
         at = _mm512_add_epi32(at, _mm512_set1_epi32(2));
     }
-    SKVI_LA_UNROLL
-    for (r = 0; r < rows; r++)
-        SKVI_LA_UNROLL
-        for (k = 0; k < n; k++) {
-            sum = _mm256_add_epi32(_mm512_castsi512_si256(a[r][k]), SKVI_UPPER(a[r][k]));
-            _mm256_storeu_si256((__m256i *)(acc + 8 * (k * rows + r)), sum);
-        }
+    SKVI_UNROLL_16
+    for (r = 0; r < rows; r++, acc += 8) {
+        skvi_value_write_avx512((__m512i)a[r][0], acc);
+        if (n > 1) skvi_value_write_avx512((__m512i)a[r][1], acc + 8 * rows);
+        if (n > 2) skvi_value_write_avx512((__m512i)a[r][2], acc + 16 * rows);
+        if (n > 2) skvi_value_write_avx512((__m512i)a[r][3], acc + 24 * rows);
+    }
 }
 
 SKVI_INLINE_AVX512
@@ -5013,9 +5039,12 @@ static inline void skvi_value_rows_avx512(const uint32_t rows, const signed char
 {
     for (; pairs > 3; pairs -= 4, levels += 4 * SKVI_PAIR_BYTES, acc += 32 * rows)
         skvi_value_pairs_avx512(rows, 4, levels, w, acc);
-    if (pairs == 3) skvi_value_pairs_avx512(rows, 3, levels, w, acc);
-    else if (pairs == 2) skvi_value_pairs_avx512(rows, 2, levels, w, acc);
-    else if (pairs) skvi_value_pairs_avx512(rows, 1, levels, w, acc);
+    if (pairs & 2u) {
+        skvi_value_pairs_avx512(rows, 2, levels, w, acc);
+        levels += 2 * SKVI_PAIR_BYTES;
+        acc += 16 * rows;
+    }
+    if (pairs & 1u) skvi_value_pairs_avx512(rows, 1, levels, w, acc);
 }
 
 SKVI_AVX512
@@ -5031,25 +5060,26 @@ static inline void skvi_value_wide_pairs_avx512(const uint32_t rows, const uint3
                                                 const signed char *levels, const int16_t *w,
                                                 int32_t *acc)
 {
-    __m512i a[4][2], x, y, z;
+    skvi_sums_avx512 a[4][2];
+    __m512i x, y, z;
     uint32_t r, i;
-    SKVI_LA_UNROLL
-    for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm512_setzero_si512();
+    SKVI_UNROLL_16
+    for (r = 0; r < rows; r++) a[r][0] = a[r][1] = (skvi_sums_avx512)_mm512_setzero_si512();
     for (i = 0; i < SKVI_STEPS; i++, levels += 32, w += 4) {
         x = y = skvi_widen_avx512(levels);
         if (n == 2) y = skvi_widen_avx512(levels + SKVI_PAIR_BYTES);
-        SKVI_LA_UNROLL
+        SKVI_UNROLL_16
         for (r = 0; r < rows; r++) {
             long long four;
             memcpy(&four, w + r * SKV_PAGE_TOKENS, 8);
             z = _mm512_set1_epi64(four);
-            a[r][0] = _mm512_dpwssd_epi32(a[r][0], x, z);
-            if (n == 2) a[r][1] = _mm512_dpwssd_epi32(a[r][1], y, z);
+            SKVI_DOT512(_mm512_dpwssd_epi32, a[r][0], x, z);
+            if (n == 2) SKVI_DOT512(_mm512_dpwssd_epi32, a[r][1], y, z);
         }
     }
-    SKVI_LA_UNROLL
+    SKVI_UNROLL_16
     for (r = 0; r < rows; r++, acc += 8) {
-        z = skvi_add_pairs_avx512(a[r][0], a[r][1]);
+        z = skvi_add_pairs_avx512((__m512i)a[r][0], (__m512i)a[r][1]);
         _mm256_storeu_si256((__m256i *)acc, _mm512_castsi512_si256(z));
         if (n == 2) _mm256_storeu_si256((__m256i *)(acc + 8 * rows), SKVI_UPPER(z));
     }
@@ -5765,28 +5795,34 @@ static inline void skvi_wave_rows_avx512(const uint32_t rows, const int16_t *wav
                                          const float *unit, const float *line, float *s)
 {
     const int16_t *v = wave + n * SKV_PAGE_TOKENS / 2;
-    __m512i a[4][4], x[4], z;
-    uint32_t p, r, k;
-    SKVI_LA_UNROLL
-    for (r = 0; r < rows; r++) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_si512();
+    skvi_sums_avx512 a[4][4];
+    __m512i x[4], z;
+    uint32_t p, r;
+    SKVI_UNROLL_16
+    for (r = 0; r < rows; r++) SKVI_ZERO4(a[r]);
     for (p = 0; p < n; p += 2, wave += SKV_PAGE_TOKENS, v += SKV_PAGE_TOKENS, coef += 2) {
-        SKVI_LA_UNROLL
-        for (k = 0; k < 4; k++) x[k] = SKVI_LOAD512((k / 2 ? v : wave) + 32 * (k % 2));
-        SKVI_LA_UNROLL
-        for (r = 0; r < rows; r++)
-            SKVI_LA_UNROLL
-            for (k = 0; k < 4; k++) {
-                int32_t two;
-                memcpy(&two, coef + (2 * r + k / 2) * odd, 4);
-                z = _mm512_set1_epi32(two);
-                a[r][k] = _mm512_dpwssd_epi32(a[r][k], x[k], z);
-            }
+        x[0] = SKVI_LOAD512(wave);
+        x[1] = SKVI_LOAD512(wave + 32);
+        x[2] = SKVI_LOAD512(v);
+        x[3] = SKVI_LOAD512(v + 32);
+        SKVI_UNROLL_16
+        for (r = 0; r < rows; r++) {
+            int32_t two, twin;
+            memcpy(&two, coef + 2 * odd * r, 4);
+            memcpy(&twin, coef + 2 * odd * r + odd, 4);
+            z = _mm512_set1_epi32(two);
+            SKVI_DOT512(_mm512_dpwssd_epi32, a[r][0], x[0], z);
+            SKVI_DOT512(_mm512_dpwssd_epi32, a[r][1], x[1], z);
+            z = _mm512_set1_epi32(twin);
+            SKVI_DOT512(_mm512_dpwssd_epi32, a[r][2], x[2], z);
+            SKVI_DOT512(_mm512_dpwssd_epi32, a[r][3], x[3], z);
+        }
     }
-    SKVI_LA_UNROLL
+    SKVI_UNROLL_16
     for (r = 0; r < rows; r++) {
         float *to = s + r * SKV_PAGE_TOKENS;
-        skvi_wave_write_avx512(a[r][0], a[r][2], unit[r], line + 2 * r, 0, to);
-        skvi_wave_write_avx512(a[r][1], a[r][3], unit[r], line + 2 * r, 16, to);
+        skvi_wave_write_avx512((__m512i)a[r][0], (__m512i)a[r][2], unit[r], line + 2 * r, 0, to);
+        skvi_wave_write_avx512((__m512i)a[r][1], (__m512i)a[r][3], unit[r], line + 2 * r, 16, to);
     }
 }
 
