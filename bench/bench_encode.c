@@ -186,8 +186,8 @@ static int report(const char *json, const subject *s, size_t n, size_t runs, dou
                    s[i].decode[runs / 2], s[i].error / s[0].error);
         if (json)
             fprintf(f, "{\"bench\": \"encode\", \"isa\": \"%s\", \"preset\": \"%s\", "
-                    "\"bits\": %.3f, \"encode_ns\": %.2f, \"decode_ns\": %.2f}\n", skv_isa_name(), s[i].name,
-                    bits, s[i].encode[runs / 2], s[i].decode[runs / 2]);
+                    "\"bits\": %.3f, \"encode_ns\": %.2f, \"decode_ns\": %.2f}\n", skv_isa_name(),
+                    s[i].name, bits, s[i].encode[runs / 2], s[i].decode[runs / 2]);
     }
     return (f == stdout ? fflush(f) : fclose(f)) ? 1 : 0;
 }
