@@ -5375,18 +5375,21 @@ __attribute__((always_inline))
 static inline void skvi_value_rows_neon(const uint32_t rows, const signed char *levels,
                                         const signed char *w, uint32_t pairs, int32_t *acc)
 {
-    uint32_t q, r, i, e;
-    for (q = 0; q < 2 * pairs; q++) {
-        const signed char *level = levels + q / 2 * SKVI_PAIR_BYTES + q % 2 * 16;
-        int32x4_t a[4], all = vdupq_n_s32(0);
+    uint32_t p, r, i, k, e;
+    for (p = 0; p < pairs; p++, levels += SKVI_PAIR_BYTES, acc += 8 * rows) {
+        int16x8_t sum[2];
+        int32x4_t a[4][2], all;
+        sum[0] = sum[1] = vdupq_n_s16(0);
         SKVI_LA_UNROLL
-        for (r = 0; r < rows; r++) a[r] = all;
-        SKVI_LA_UNROLL
+        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = vdupq_n_s32(0);
         for (i = 0; i < SKVI_STEPS; i += 2) {
-            int8x16_t x[2], y[2];
+            int8x16_t x[2][2], y[2];
             SKVI_LA_UNROLL
-            for (e = 0; e < 2; e++) x[e] = vld1q_s8(level + 32 * (i + e));
-            all = vpadalq_s16(all, vpadalq_s8(vpaddlq_s8(x[0]), x[1]));
+            for (k = 0; k < 2; k++) {
+                SKVI_LA_UNROLL
+                for (e = 0; e < 2; e++) x[k][e] = vld1q_s8(levels + 32 * (i + e) + 16 * k);
+                sum[k] = vpadalq_s8(vpadalq_s8(sum[k], x[k][0]), x[k][1]);
+            }
             SKVI_LA_UNROLL
             for (r = 0; r < rows; r++) {
                 SKVI_LA_UNROLL
@@ -5395,12 +5398,16 @@ static inline void skvi_value_rows_neon(const uint32_t rows, const signed char *
                     memcpy(&four, w + r * SKV_PAGE_TOKENS + 4 * (i + e), 4);
                     y[e] = vreinterpretq_s8_s32(vdupq_n_s32(four));
                 }
-                a[r] = skvi_dot_add_neon(a[r], x, y);
+                a[r][0] = skvi_dot_add_neon(a[r][0], x[0], y);
+                a[r][1] = skvi_dot_add_neon(a[r][1], x[1], y);
             }
         }
         SKVI_LA_UNROLL
-        for (r = 0; r < rows; r++)
-            vst1q_s32(acc + (q / 2 * rows + r) * 8 + q % 2 * 4, vmlaq_n_s32(a[r], all, 127));
+        for (k = 0; k < 2; k++) {
+            all = vmulq_n_s32(vpaddlq_s16(sum[k]), 127);
+            SKVI_LA_UNROLL
+            for (r = 0; r < rows; r++) vst1q_s32(acc + 8 * r + 4 * k, vaddq_s32(a[r][k], all));
+        }
     }
 }
 
