@@ -1,5 +1,6 @@
 /* Time and error of the fit's linear algebra: skv_eigh and skv_svd at 64, 128 and 256, next to
- * LAPACK where it is there. The numbers compare like with like: same matrices, vectors included.
+ * LAPACK where it is there; and the time of whole fits, skv_profiler_fit on models' shapes. The
+ * numbers compare like with like: same matrices, vectors included.
  * cc -std=c99 -O3 -I. bench/bench_fit.c -o bench_fit -lm              [--json FILE] [--runs N]
  * with LAPACK: -DSKV_HAVE_LAPACKE ... -llapacke
  *
@@ -117,6 +118,63 @@ static void fill(double *x, double *gram, size_t n)
     }
     for (t = 0; t < n; t++)
         for (j = 0; j < t; j++) gram[t * n + j] = gram[j * n + t];
+}
+
+/* ---- whole fits ---- */
+
+typedef struct shape {
+    const char *name;
+    uint32_t    n_layers, n_q_heads, n_kv_heads, head_dim;
+    double      ms[BENCH_MAX_RUNS];
+} shape;
+
+static void need(skv_result r)
+{
+    if (r >= SKV_OK) return;
+    fprintf(stderr, "bench_fit: %s\n", skv_result_text(r));
+    exit(1);
+}
+
+/* Rows of a synthetic layer, calibrated with RoPE and a transform for each KV head. */
+static skv_profiler *calibrated(const shape *s)
+{
+    skv_profiler_desc d = SKV_ZERO;
+    skv_profiler *p = NULL;
+    size_t width = (size_t)s->n_q_heads * s->head_dim, n = 4 * s->head_dim, i;
+    float *rows = (float *)malloc(3 * n * width * sizeof(float)), freq[SKV_MAX_HEAD_DIM / 2];
+    skv_span q = skv_f32(rows), k = skv_f32(rows + n * width), v = skv_f32(rows + 2 * n * width);
+    if (!rows) exit(1);
+    for (i = 0; i < 3 * n * width; i++)
+        rows[i] = (float)((i ? 0.9 * (double)rows[i - 1] : 0) +
+                          normal() * exp(-6.0 * (double)(i % s->head_dim) / s->head_dim));
+    for (i = 0; i < s->head_dim / 2; i++)
+        freq[i] = (float)pow(10000, -2.0 * (double)i / s->head_dim);
+    d.model.n_layers = 1;
+    d.model.layer.n_q_heads = s->n_q_heads;
+    d.model.layer.n_kv_heads = s->n_kv_heads;
+    d.model.layer.head_dim = s->head_dim;
+    d.head_group = 1;
+    need(skv_profiler_init(&p, &d));
+    need(skv_profiler_rope(p, 0, SKV_ROPE_HALVES, freq, s->head_dim / 2));
+    need(skv_profiler_add(p, 0, &q, &k, &v, n));
+    free(rows);
+    return p;
+}
+
+/* One layer's fit, taken for all of them. */
+static void run_shape(shape *s, size_t runs)
+{
+    skv_profiler *p = calibrated(s);
+    size_t r;
+    for (r = 0; r < runs; r++) {
+        skv_profile *f = NULL;
+        double start = bench_ns();
+        need(skv_profiler_fit(p, NULL, &f));
+        s->ms[r] = (bench_ns() - start) * 1e-6 * s->n_layers;
+        skv_profile_free(f);
+    }
+    bench_sort(s->ms, runs);
+    skv_profiler_free(p);
 }
 
 /* ---- errors ---- */
@@ -267,7 +325,7 @@ static void json_size(FILE *f, size_t n, size_t runs, const outcome *out, int la
 #endif
 
 static int report(const char *json, size_t runs, outcome (*out)[METHODS], const size_t *size,
-                  size_t sizes)
+                  size_t sizes, const shape *whole, size_t shapes)
 {
     char cpu[160], blas[512];
     const char *simd = skv_isa_name();
@@ -280,6 +338,10 @@ static int report(const char *json, size_t runs, outcome (*out)[METHODS], const 
         printf("CPU time in ms, %lu runs\n\n", (unsigned long)runs);
         printf("    n  method        median    minimum   residual   orthog.\n");
         for (i = 0; i < sizes; i++) print_size(size[i], runs, out[i]);
+        printf("\nall of a model, s        median    minimum\n");
+        for (i = 0; i < shapes; i++)
+            printf("%-20s %10.3f %10.3f\n", whole[i].name, whole[i].ms[runs / 2] * 1e-3,
+                   whole[i].ms[0] * 1e-3);
 #ifndef SKV_HAVE_LAPACKE
         printf("\nno comparison: install liblapacke-dev, build with -DSKV_HAVE_LAPACKE and "
                "-llapacke\n");
@@ -294,7 +356,11 @@ static int report(const char *json, size_t runs, outcome (*out)[METHODS], const 
             " \"kernels\": \"%s\", \"blas\": \"%s\", \"runs\": %lu,\n  \"results\": [\n",
             cpu, COMPILER, simd, blas, (unsigned long)runs);
     for (i = 0; i < sizes; i++) json_size(f, size[i], runs, out[i], i + 1 == sizes);
-    fprintf(f, "  ]\n}\n");
+    fprintf(f, "  ],\n  \"fits\": [");
+    for (i = 0; i < shapes; i++)
+        fprintf(f, "%s{\"shape\": \"%s\", \"ms\": %.1f}", i ? ", " : "", whole[i].name,
+                whole[i].ms[runs / 2]);
+    fprintf(f, "]\n}\n");
     return (f == stdout ? fflush(f) : fclose(f)) ? 1 : 0;
 }
 
@@ -303,6 +369,10 @@ int main(int argc, char **argv)
     static const size_t size[] = { 64, 128, 256 };
     enum { SIZES = sizeof size / sizeof *size };
     static outcome out[SIZES][METHODS];
+    static shape whole[] = {
+        {"SmolLM2-135M", 30, 9, 3, 64, {0}}, {"Llama-3-8B", 32, 32, 8, 128, {0}}
+    };
+    enum { SHAPES = sizeof whole / sizeof *whole };
     const char *json = NULL;
     size_t i, runs = 9, most = size[SIZES - 1];
     double *block;
@@ -317,7 +387,8 @@ int main(int argc, char **argv)
     values = right + most * most;
     scratch = values + most;
     for (i = 0; i < SIZES && !bad; i++) bad = run_size(size[i], runs, out[i]);
-    if (!bad) bad = report(json, runs, out, size, SIZES);
+    for (i = 0; i < SHAPES && !bad; i++) run_shape(&whole[i], runs);
+    if (!bad) bad = report(json, runs, out, size, SIZES, whole, SHAPES);
     free(block);
     return bad;
 }
