@@ -8385,7 +8385,7 @@ SKVDEF skv_result skv_reconstruct(skv_cache *c, uint32_t layer, size_t first, si
 }
 
 /* >>scores ------------------------------------------------------------------------------------
-   Attention of a tile of at most 16 rows (query, head) of one head group over all tokens. For a
+   Attention of a tile of at most 64 rows (query, head) of one head group over all tokens. For a
    token in a page, x = mean + D u: the score is q.mean + q'.u with q' = D^T q, in whitened latents,
    plus q.R(t) turn where keys turn; values gather in the latent too and are turned back once.
    Bound: |q.(x - x^)| <= |q'/sd| e, e the page's largest residual |z - z^| (Cauchy-Schwarz), and

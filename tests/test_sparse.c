@@ -25,7 +25,7 @@ static rig rig_new(float scale, uint32_t sliding, int flat)
     syn s = {{0, 0, 0, 0, 0, 0, 0}, 7, 1.0f, 2.0f, 0.02f, 2};
     skv_cache_desc d = SKV_ZERO;
     skv_span k, v;
-    skv_transform t;
+    skv_transform t = SKV_ZERO;
     rig r;
     size_t i;
     s.shape.n_q_heads = ROWS;
@@ -134,7 +134,7 @@ TEST(the_share_is_what_it_says)
         double most = 0, mean;
         ask(&r, NULL, tolerance[i], &sparse);
         for (h = 0; h < ROWS; h++) {
-            skv_transform t;
+            skv_transform t = SKV_ZERO;
             CHECK(skv_profile_transform(r.p, 0, SKV_V, (uint32_t)h / 4, &t) == SKV_OK);
             mean = (double)t.mean[0];
             mean = ((double)dense.out[h][0] - (double)sparse.out[h][0]) /
