@@ -47,8 +47,8 @@ EXAMPLES := $(call named,examples,,[0-9]*)
 SKV_LLM  := $(if $(wildcard examples/llm/main.c),$(BUILD)/skv-llm)
 PASSAGES := $(shell grep -v '^\#' examples/text/calibration.list)
 
-.PHONY: all check test tests demo model model-gemma bench bench-attn bench-quality texts fuzz fuzzers nvcc \
-        clean help
+.PHONY: all check test tests demo model model-gemma bench bench-attn bench-peers bench-quality \
+        profile-attn texts fuzz fuzzers nvcc clean help
 .DELETE_ON_ERROR:
 
 all: $(SKV_LLM) $(BENCHES) $(EXAMPLES)      ## everything into build/ (the default)
@@ -79,6 +79,27 @@ bench: $(BENCHES)           ## timings, as text and as build/bench/*.json
 bench-attn: $(BUILD)/bench_attn     ## attention against f16 and, with GGML_LIB_DIR=dir, ggml
 	@mkdir -p build/bench
 	@OMP_NUM_THREADS=1 $< --json build/bench/attn.json --csv build/bench/attn.csv $(ATTN_ARGS)
+
+bench-peers: $(BUILD)/bench_attn    ## times of ggml's attention in ours; pip fetches it unless GGML_LIB_DIR=dir
+	@mkdir -p build/bench
+	@$(if $(GGML_LIB_DIR),,$(MAKE) --no-print-directory build/peers/ggml)
+	@OMP_NUM_THREADS=1 $< --ggml $(or $(GGML_LIB_DIR),build/peers/ggml) --ratios --runs 7 \
+	  --json build/bench/peers.json $(ATTN_ARGS)
+
+build/peers/ggml:           # a link to the libraries in llama-cpp-python, which pip builds for this machine
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/pip install --no-binary llama-cpp-python llama-cpp-python
+	lib=$$(find $(CURDIR)/build/peers -path '*/llama_cpp/lib/libggml-base.*' | head -n 1) && \
+	  [ "$$lib" ] && ln -sfn "$${lib%/*}" $@
+
+profile-attn: $(BUILD)/bench_attn   ## where the time of a decode step goes (Linux, perf)
+	@perf --version >/dev/null || { echo "no perf (Debian: linux-perf)"; exit 1; }
+	@mkdir -p build/bench && rm -f build/bench/perf.fifo && mkfifo build/bench/perf.fifo
+	@for bits in 2 4; do echo "$$bits bits:" && OMP_NUM_THREADS=1 perf record -q -D -1 \
+	  --control fifo:build/bench/perf.fifo -e cpu-clock -F 2000 -o build/bench/perf.data \
+	  $< --profile build/bench/perf.fifo --shape SmolLM2-135M --tokens 16384 --bits $$bits \
+	  $(ATTN_ARGS) >/dev/null && perf report -i build/bench/perf.data --stdio --percent-limit 0.5 \
+	  -F overhead,symbol 2>/dev/null | grep '%' || exit 1; done
 
 bench-quality: $(SKV_LLM) model texts       ## KL, top-1 and bytes on four kinds of text
 	@$(PYTHON) tools/quality.py --engine $(SKV_LLM) --model $(SMOLLM2) --text $(PASSAGES) \

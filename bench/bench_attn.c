@@ -3,7 +3,9 @@
  * ggml's flash attention with f16, q8_0 and q4_0 caches (bench_ggml.h).
  * cc -std=c99 -O3 -I. bench/bench_attn.c -o bench_attn -lm -ldl
  *   [--json FILE] [--csv FILE] [--runs N] [--shape NAME] [--tokens N,..] [--bits B,..]
- *   [--group N|joint] [--no-rope] [--ws MIB] [--isa NAME] [--ggml DIR, else $GGML_LIB_DIR]
+ *   [--preset fast|small, or --group N|joint] [--no-rope] [--ws MIB] [--isa NAME]
+ *   [--ggml DIR, else $GGML_LIB_DIR] [--ratios: in the table, times of the others in ours]
+ *   [--profile FIFO]
  *
  * Data are synthetic: random mixes of channels with falling standard deviations, K with a mean that
  * RoPE turns, calibrated as a model would be. Before anything is timed all outputs are compared
@@ -15,6 +17,12 @@
  * cache holds its last tokens exactly, as in decode (tokens_paged says how many are compressed).
  * Times are CPU ns of one thread; rounds alternate between the contenders; median and least, and
  * the median of the rounds' ratios.
+ * Roofline: a step's bytes are those of its pages and exact rows, once; their rate is set against
+ * that of the plain reads of other memory in the same run. Instructions are counted where the
+ * system lets a process do so (Linux, perf_event_open), else the field is absent.
+ * Linearity: medians at three or more --tokens, ascending, are fitted by fixed + each * tokens, the
+ * relative errors' squares being least; `off` is the worst of these errors.
+ * --profile FIFO times nothing: `make profile-attn` shows how.
  */
 #define _DEFAULT_SOURCE
 #define _POSIX_C_SOURCE 200809L
@@ -34,7 +42,7 @@ enum {
     WARM = 256, TIMED = 8, LEAST = 8192,        /* tokens of layer 0; timed layers and tokens */
     POOL = 2048, CHUNK = 256,                   /* distinct rows; rows handled at a time */
     MAX_D = 256, MAX_Q = 4096, MAX_KV = 1024,   /* numbers in a head; in a token's Q; in its K */
-    CONTENDERS = 5, LIST = 16, FIELDS = 40
+    CONTENDERS = 5, LIST = 16, FIELDS = 48
 };
 
 typedef struct shape {
@@ -49,10 +57,10 @@ static const shape shapes[] = {
 };
 
 typedef struct options {
-    const char *json, *csv, *shape, *ggml, *isa;
+    const char *json, *csv, *shape, *ggml, *isa, *profile;
     size_t      runs, ws;                       /* ws in MiB */
     uint32_t    group;                          /* 0: all KV heads */
-    int         rope;
+    int         rope, ratios;
     double      tokens[LIST], bits[LIST];
     size_t      n_tokens, n_bits;
 } options;
@@ -112,6 +120,10 @@ typedef struct field {
     char        text[40];
     int         quoted;
 } field;
+
+typedef struct point {                          /* medians of a step, by tokens */
+    double tokens, ns, bytes;
+} point;
 
 typedef struct record {
     field  f[FIELDS];
@@ -536,6 +548,25 @@ static void measure(test *t)
     }
 }
 
+/* Ten seconds of our steps alone for `perf record -D -1 --control fifo:FIFO`. */
+static void profile(test *t)
+{
+    static float out[MAX_Q];
+    FILE *f = fopen(t->o->profile, "w");
+    double start;
+    size_t layer;
+    if (!f) {
+        perror(t->o->profile);
+        exit(1);
+    }
+    fputs("enable\n", f);
+    fflush(f);
+    for (start = bench_ns(); bench_ns() - start < 1e10;)
+        for (layer = 1; layer <= t->timed; layer++) step_ours(&t->own, layer, out);
+    fputs("disable\n", f);
+    fclose(f);
+}
+
 /* ---- reports ---- */
 
 static void put(record *r, const char *name, const char *text, int quoted)
@@ -560,6 +591,34 @@ static void put_count(record *r, const char *name, size_t x)
     put(r, name, text, 0);
 }
 
+/* isa, shape and configuration, which every line begins with. */
+static void fill_head(record *r, const char *bench, const options *o, const shape *sh, double bits)
+{
+    uint32_t group = o->group;
+    char text[40];
+    snprintf(text, sizeof text, "group%u", (unsigned)group);
+    r->n = 0;
+    put(r, "bench", bench, 1);
+    put(r, "isa", skv_isa_name(), 1);
+    put(r, "shape", sh->name, 1);
+    put(r, "preset", group == 1 ? "fast" : !group || group == sh->n_kv ? "small" : text, 1);
+    put_count(r, "rope", (size_t)o->rope);
+    put_number(r, "bits", bits);
+}
+
+/* What a step reads, against what the machine can read. */
+static void fill_roofline(record *r, const test *t)
+{
+    double rate = t->own.bytes / (t->c[0].ns[t->o->runs / 2] * (double)t->tokens * t->src->sh->n_q);
+    put_count(r, "bytes_per_step", (size_t)t->own.bytes);
+    put_number(r, "bytes_per_token", t->own.bytes / (double)t->tokens);
+    put_number(r, "gb_per_s", rate);
+    put_number(r, "read_bandwidth_gb_per_s", t->bandwidth);
+    put_number(r, "bandwidth_share", rate / t->bandwidth);
+    if (t->instructions > 0) put_number(r, "instructions_per_token", t->instructions);
+    put_count(r, "working_set_mib", t->o->ws);
+}
+
 static void fill(record *r, const test *t, double bits)
 {
     static const char *const least[CONTENDERS] = {"min_ns_per_token_head", "min_ns_f16_own",
@@ -569,29 +628,16 @@ static void fill(record *r, const test *t, double bits)
     static const char *const error[CONTENDERS] = {"error", "error_f16_own", "error_ggml_f16",
         "error_ggml_q8_0", "error_ggml_q4_0"};
     size_t i, half = t->o->runs / 2;
-    uint32_t group = t->o->group;
-    char text[40];
-    double ns = t->c[0].ns[half];
-    snprintf(text, sizeof text, "group%u", (unsigned)group);
-    r->n = 0;
-    put(r, "bench", "attn", 1);
-    put(r, "isa_own", skv_isa_name(), 1);
-    put(r, "isa", t->f16.kernel->isa, 1);
-    put(r, "shape", t->src->sh->name, 1);
-    put(r, "preset", group == 1 ? "fast" : !group || group == t->src->sh->n_kv ? "joint" : text, 1);
-    put_count(r, "rope", (size_t)t->src->rope);
+    fill_head(r, "attn", t->o, t->src->sh, bits);
+    put(r, "isa_f16_own", t->f16.kernel->isa, 1);
     put_count(r, "tokens", t->tokens);
     put_count(r, "tokens_paged", t->own.attn.tokens_paged);
     put_count(r, "layers_timed", t->timed);
-    put_number(r, "bits", bits);
     put_number(r, "bpe", t->own.bpe);
     for (i = 0; i < t->n; i++) put_number(r, t->c[i].name, t->c[i].ns[half]);
     for (i = 0; i < t->n; i++) put_number(r, least[i], t->c[i].ns[0]);
     for (i = 1; i < t->n; i++) put_number(r, ratio[i], t->c[i].ratio[half]);
-    put_number(r, "gb_per_s", t->own.bytes / (ns * (double)t->tokens * t->src->sh->n_q));
-    put_number(r, "read_bandwidth_gb_per_s", t->bandwidth);
-    if (counter >= 0) put_number(r, "instructions_per_token", t->instructions);
-    put_count(r, "working_set_mib", t->o->ws);
+    fill_roofline(r, t);
     put_number(r, "error_to_own_rows", t->own_error);
     for (i = 0; i < t->n; i++) put_number(r, error[i], t->c[i].error);
     if (t->o->ggml) {
@@ -608,25 +654,34 @@ static const char *field_text(const record *r, const char *name)
     return "-";
 }
 
-static void print_table(FILE *f, const record *r, int first)
+enum { COLUMNS = 15 };
+
+static void print_table(FILE *f, const record *r, int ratios, int first)
 {
-    static const char *const column[][2] = {
-        {"shape", "shape"}, {"tokens", "tokens"}, {"bits", "bpe"}, {"ours", "ns_per_token_head"},
-        {"least", "min_ns_per_token_head"}, {"f16", "ns_f16_own"}, {"least", "min_ns_f16_own"},
-        {"ggml f16", "ns_ggml_f16"}, {"q8_0", "ns_ggml_q8_0"}, {"q4_0", "ns_ggml_q4_0"},
-        {"f16:ours", "f16_own_to_ours"}, {"GB/s", "gb_per_s"}, {"error", "error"},
-        {"to own", "error_to_own_rows"}};
+    static const char *const column[2][COLUMNS][2] = {
+        {{"shape", "shape"}, {"tokens", "tokens"}, {"bits", "bpe"}, {"ours", "ns_per_token_head"},
+         {"least", "min_ns_per_token_head"}, {"f16", "ns_f16_own"}, {"least", "min_ns_f16_own"},
+         {"ggml f16", "ns_ggml_f16"}, {"q8_0", "ns_ggml_q8_0"}, {"q4_0", "ns_ggml_q4_0"},
+         {"B/token", "bytes_per_token"}, {"GB/s", "gb_per_s"}, {"of read", "bandwidth_share"},
+         {"instr.", "instructions_per_token"}, {"error", "error"}},
+        {{"shape", "shape"}, {"tokens", "tokens"}, {"bits", "bpe"}, {"ours", "ns_per_token_head"},
+         {"f16", "f16_own_to_ours"}, {"ggml f16", "ggml_f16_to_ours"},
+         {"q8_0", "ggml_q8_0_to_ours"}, {"q4_0", "ggml_q4_0_to_ours"}, {"error", "error"},
+         {"f16", "error_f16_own"}, {"ggml f16", "error_ggml_f16"}, {"q8_0", "error_ggml_q8_0"},
+         {"q4_0", "error_ggml_q4_0"}, {"to own", "error_to_own_rows"}}};
+    const char *const (*c)[2] = column[ratios];
     size_t i;
     if (first)
-        fprintf(f, "our kernels %s, f16 kernel %s, ggml %s; CPU ns per token and query head, "
-                "median and least; reading: %s GB/s\n\n", field_text(r, "isa_own"),
-                field_text(r, "isa"), field_text(r, "ggml_isa"),
+        fprintf(f, "our kernels %s, preset %s, f16 kernel %s, ggml %s; CPU ns per token and query "
+                "head, %s; reading: %s GB/s\n\n", field_text(r, "isa"), field_text(r, "preset"),
+                field_text(r, "isa_f16_own"), field_text(r, "ggml_isa"),
+                ratios ? "then times ours (medians of the rounds' ratios) and errors"
+                       : "median and least; instructions per token, all heads",
                 field_text(r, "read_bandwidth_gb_per_s"));
-    for (i = 0; first && i < sizeof column / sizeof *column; i++)
-        fprintf(f, i ? " %8s" : "%-13s", column[i][0]);
+    for (i = 0; first && i < COLUMNS && c[i][0]; i++) fprintf(f, i ? " %8s" : "%-13s", c[i][0]);
     if (first) fprintf(f, "\n");
-    for (i = 0; i < sizeof column / sizeof *column; i++)
-        fprintf(f, i ? " %8s" : "%-13s", field_text(r, column[i][1]));
+    for (i = 0; i < COLUMNS && c[i][0]; i++)
+        fprintf(f, i ? " %8s" : "%-13s", field_text(r, c[i][1]));
     fprintf(f, "\n");
     fflush(f);
 }
@@ -652,6 +707,42 @@ static void print_json(FILE *f, const record *r)
     fflush(f);
 }
 
+/* Weighted fit of n points, see the top: sums of w w^T x = w, w = (1, tokens) / ns. */
+static void fill_linear(record *r, const point *p, size_t n)
+{
+    double a = 0, b = 0, c = 0, u = 0, v = 0, fixed, each, off = 0, bytes;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        double x = 1 / p[i].ns, y = p[i].tokens / p[i].ns;
+        a += x * x;
+        b += x * y;
+        c += y * y;
+        u += x;
+        v += y;
+    }
+    bytes = (p[n - 1].bytes - p[0].bytes) / (p[n - 1].tokens - p[0].tokens);
+    fixed = (c * u - b * v) / (a * c - b * b);
+    each = (a * v - b * u) / (a * c - b * b);
+    for (i = 0; i < n; i++)
+        off = fmax(off, fabs((fixed + each * p[i].tokens) / p[i].ns - 1));
+    put_number(r, "tokens_least", p[0].tokens);
+    put_number(r, "tokens_most", p[n - 1].tokens);
+    put_number(r, "fixed_ns", fixed);
+    put_number(r, "ns_each_token", each);
+    put_number(r, "off", off);
+    put_number(r, "fixed_bytes", p[0].bytes - bytes * p[0].tokens);
+    put_number(r, "bytes_each_token", bytes);
+}
+
+static void print_linear(FILE *f, const record *r)
+{
+    fprintf(f, "%s, %s bits, a step of %s to %s tokens: %s ns + %s ns each, off by %s of it at "
+            "most; %s bytes + %s each\n", field_text(r, "shape"), field_text(r, "bits"),
+            field_text(r, "tokens_least"), field_text(r, "tokens_most"),
+            field_text(r, "fixed_ns"), field_text(r, "ns_each_token"), field_text(r, "off"),
+            field_text(r, "fixed_bytes"), field_text(r, "bytes_each_token"));
+}
+
 /* ---- options ---- */
 
 static int list(const char *text, double least, double most, double *x, size_t *n)
@@ -675,9 +766,12 @@ static int option(options *o, const char *name, const char *value)
     else if (!strcmp(name, "--shape")) o->shape = value;
     else if (!strcmp(name, "--ggml")) o->ggml = value;
     else if (!strcmp(name, "--isa")) o->isa = value;
+    else if (!strcmp(name, "--profile")) o->profile = value;
     else if (!strcmp(name, "--bits")) return list(value, 0.1, 8, o->bits, &o->n_bits);
     else if (!strcmp(name, "--tokens")) return list(value, WARM, 1 << 24, o->tokens, &o->n_tokens);
     else if (!strcmp(name, "--group") && !strcmp(value, "joint")) o->group = 0;
+    else if (!strcmp(name, "--preset") && !strcmp(value, "small")) o->group = 0;
+    else if (!strcmp(name, "--preset") && !strcmp(value, "fast")) o->group = 1;
     else if (list(value, 1, 1 << 16, x, &n) || n != 1) return 1;
     else if (!strcmp(name, "--group")) o->group = (uint32_t)x[0];
     else if (!strcmp(name, "--ws")) o->ws = (size_t)x[0];
@@ -692,6 +786,7 @@ static int parse(options *o, int argc, char **argv)
     int k, bad = 0;
     for (k = 1; k < argc && !bad; k++) {
         if (!strcmp(argv[k], "--no-rope")) o->rope = 0;
+        else if (!strcmp(argv[k], "--ratios")) o->ratios = 1;
         else if (k + 1 == argc || option(o, argv[k], argv[k + 1])) bad = 1;
         else k++;
     }
@@ -703,8 +798,9 @@ static int parse(options *o, int argc, char **argv)
         return -1;
     }
     fprintf(stderr, "usage: bench_attn [--json FILE] [--csv FILE] [--runs 1..%d] [--shape NAME]\n"
-            "  [--tokens N,.. (multiples of 64, from %d)] [--bits B,..] [--group N|joint]\n"
-            "  [--no-rope] [--ws MIB] [--isa avx512|avx2|c] [--ggml DIR]\n", BENCH_MAX_RUNS, WARM);
+            "  [--tokens N,.. (multiples of 64, from %d)] [--bits B,..] [--preset fast|small]\n"
+            "  [--group N|joint] [--no-rope] [--ws MIB] [--isa avx512|avx2|c] [--ggml DIR]\n"
+            "  [--ratios] [--profile FIFO]\n", BENCH_MAX_RUNS, WARM);
     return -1;
 }
 
@@ -723,10 +819,33 @@ static FILE *output_open(const char *path)
     exit(1);
 }
 
+static void output_record(output *out, const options *o, const record *r)
+{
+    if (out->table) print_table(out->table, r, o->ratios, !out->lines);
+    if (out->json) print_json(out->json, r);
+    if (out->csv) print_csv(out->csv, r, !out->lines);
+    out->lines++;
+}
+
+/* How the medians of a shape grow with the tokens, a line for every rate. */
+static void output_linear(output *out, const options *o, const shape *sh, point p[LIST][LIST])
+{
+    record r;
+    size_t i, b;
+    for (i = 1; i < o->n_tokens && o->tokens[i] > o->tokens[i - 1]; i++) {}
+    for (b = 0; b < o->n_bits && i > 2 && i == o->n_tokens; b++) {
+        fill_head(&r, "attn_linear", o, sh, o->bits[b]);
+        fill_linear(&r, p[b], o->n_tokens);
+        if (out->table) print_linear(out->table, &r);
+        if (out->json) print_json(out->json, &r);
+    }
+}
+
 static int bench_shape(const options *o, const shape *sh, output *out)
 {
     static source s;
     static test t;
+    static point step[LIST][LIST];
     skv_profile *p;
     record r;
     size_t i, b;
@@ -738,18 +857,22 @@ static int bench_shape(const options *o, const shape *sh, output *out)
         for (b = 0; b < o->n_bits && !bad; b++) {
             ours_init(&t, p, o->bits[b]);
             bad = check(&t);
-            if (!bad) {
+            if (!bad && o->profile) {
+                profile(&t);
+                out->lines++;
+            } else if (!bad) {
                 measure(&t);
                 fill(&r, &t, o->bits[b]);
-                if (out->table) print_table(out->table, &r, !out->lines);
-                if (out->json) print_json(out->json, &r);
-                if (out->csv) print_csv(out->csv, &r, !out->lines);
-                out->lines++;
+                output_record(out, o, &r);
+                step[b][i].tokens = o->tokens[i];
+                step[b][i].ns = t.c[0].ns[o->runs / 2] * o->tokens[i] * sh->n_q;
+                step[b][i].bytes = t.own.bytes;
             }
             skv_cache_free(t.own.cache);
         }
         test_free(&t);
     }
+    if (!bad && !o->profile) output_linear(out, o, sh, step);
     skv_profile_free(p);
     source_free(&s);
     return bad;
@@ -757,7 +880,7 @@ static int bench_shape(const options *o, const shape *sh, output *out)
 
 int main(int argc, char **argv)
 {
-    options o = {NULL, NULL, NULL, NULL, NULL, 11, 192, 1, 1, {1024, 4096, 16384, 65536},
+    options o = {NULL, NULL, NULL, NULL, NULL, NULL, 11, 192, 1, 1, 0, {1024, 4096, 16384, 65536},
                  {1.5, 2, 3, 4}, 4, 4};
     output out = {NULL, NULL, NULL, 0};
     size_t i;
@@ -776,6 +899,8 @@ int main(int argc, char **argv)
     free(sweep);
     if (out.json && out.json != stdout && fclose(out.json)) bad = 1;
     if (out.csv && out.csv != stdout && fclose(out.csv)) bad = 1;
+    if (out.table && out.lines && counter < 0 && !o.profile)
+        printf("instr.: this system does not let a process count its instructions\n");
     if (out.lines || bad) return bad;
     fprintf(stderr, "bench_attn: no shape \"%s\"; there are", o.shape);
     for (i = 0; i < sizeof shapes / sizeof *shapes; i++) fprintf(stderr, " %s", shapes[i].name);
