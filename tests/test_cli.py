@@ -50,7 +50,8 @@ def model():
 def bad_arguments():
     refused()
     for words in (["nonsense"], ["generate"], ["generate", "--nonsense"], ["generate", "--model"],
-                  ["judge", "--model", "m"], ["profile", "--model", "m"],
+                  ["judge", "--model", "m"], ["compare", "--model", "m"],
+                  ["profile", "--model", "m"],
                   ["profile", "--price", "cheap"], ["profile", "--group", "0"],
                   ["profile", "--group", "auto:"], ["profile", "--group", "auto:-1"],
                   ["inspect"], ["plot"],

@@ -9,6 +9,8 @@
  *   skv-llm judge    --model M.gguf --text FILE [--ctx N] [--start N] --kv MODE[,MODE...]
  *                    [--profile P.skv] [--cold FILE] [--grams FILE] [--json FILE] [--html FILE]
  *                    [--threads N]
+ *   skv-llm compare  --model M.gguf --text FILE... [--ctx N] [-n N] --kv MODE[,MODE...]
+ *                    [--profile P.skv] [--cold FILE] [--grams FILE] [--json FILE] [--threads N]
  *   skv-llm plot     ROWS.jsonl... --html FILE
  *   skv-llm capture  --model M.gguf --text FILE --layers L[,L...] [--tokens N] --out FILE
  *   skv-llm grams    --model M.gguf --text FILE... --out FILE [--tokens N] [--threads N]
@@ -21,6 +23,7 @@
 #include "baselines.h"
 #include "calibrate.h"
 #include "codecs_classic.h"
+#include "compare.h"
 #include "files.h"
 #include "grams.h"
 #include "html.h"
@@ -68,6 +71,9 @@ static const char usage_text[] =
     "       skv-llm judge    --model M.gguf --text FILE [--ctx N] [--start N] --kv MODE[,MODE...]\n"
     "                        [--profile P.skv] [--cold FILE] [--grams FILE] [--json FILE]\n"
     "                        [--html FILE] [--threads N]\n"
+    "       skv-llm compare  --model M.gguf --text FILE... [--ctx N] [-n N] --kv MODE[,MODE...]\n"
+    "                        [--profile P.skv] [--cold FILE] [--grams FILE] [--json FILE]\n"
+    "                        [--threads N]   (time of a token after a prompt of N)\n"
     "       skv-llm plot     ROWS.jsonl... --html FILE   (rows of judge --json: means)\n"
     "       skv-llm capture  --model M.gguf --text FILE --layers L[,L...] [--tokens N] --out FILE\n"
     "       skv-llm grams    --model M.gguf --text FILE... --out FILE [--tokens N]\n"
@@ -522,17 +528,45 @@ static int report(const options *o, const llm_verdict *v, int n, size_t profile_
     return 0;
 }
 
+/* The files that modes read. */
+typedef struct mode_files {
+    skv_profile *profile;
+    struct baseline_grams *grams;
+    skv_cold_profile *cold;
+    size_t profile_bytes;
+    llm_mode_env env;
+} mode_files;
+
+static void files_close(mode_files *f)
+{
+    skv_profile_free(f->profile);
+    baseline_grams_free(f->grams);
+    skv_cold_profile_free(f->cold);
+}
+
+/* 0, or -1 with a sentence; to be closed in both cases. */
+static int files_open(mode_files *f, const options *o, const engine *e, char *err)
+{
+    memset(f, 0, sizeof *f);
+    if ((o->profile &&
+         llm_profile_load(&f->profile, o->profile, e->g, e->c, &f->profile_bytes, err)) ||
+        (o->grams && baseline_grams_load(&f->grams, o->grams, e->c, err)) ||
+        (o->cold && llm_cold_profile_load(&f->cold, o->cold, e->g, e->c, err)))
+        return -1;
+    f->env.c = e->c;
+    f->env.profile = f->profile;
+    f->env.grams = f->grams;
+    f->env.cold = f->cold;
+    return 0;
+}
+
 static int command_judge(const options *o)
 {
     char err[GGUF_ERR_BYTES];
     llm_mode modes[MAX_MODES];
     llm_verdict v[MAX_MODES];
     engine e;
-    llm_mode_env env;
-    skv_profile *p = NULL;
-    struct baseline_grams *grams = NULL;
-    skv_cold_profile *cold = NULL;
-    size_t profile_bytes = 0;
+    mode_files files;
     int n_modes = 0, n, r, *ids;
     if (!o->kv || o->n_texts != 1) return usage("judge needs --kv and one --text", NULL);
     if (parse_modes(o->kv, modes, &n_modes, err)) return complain(err);
@@ -540,23 +574,93 @@ static int command_judge(const options *o)
     if (r) return r;
     ids = malloc((size_t)o->ctx * sizeof *ids);
     if (!ids) r = complain("out of memory");
-    if (!r && o->profile && llm_profile_load(&p, o->profile, e.g, e.c, &profile_bytes, err))
-        r = complain(err);
-    if (!r && o->grams && baseline_grams_load(&grams, o->grams, e.c, err)) r = complain(err);
-    if (!r && o->cold && llm_cold_profile_load(&cold, o->cold, e.g, e.c, err)) r = complain(err);
+    if (files_open(&files, o, &e, err)) r = complain(err);
     if (!r) {
-        env.c = e.c;
-        env.cold = cold;
-        env.profile = p;
-        env.grams = grams;
         n = llm_file_tokens(e.t, o->texts[0], o->ctx, ids, err);
-        if (n < 0 || llm_judge(v, modes, n_modes, e.m, &env, ids, n, o->start, err))
+        if (n < 0 || llm_judge(v, modes, n_modes, e.m, &files.env, ids, n, o->start, err))
             r = complain(err);
     }
-    if (!r) r = report(o, v, n_modes, profile_bytes);
-    skv_profile_free(p);
-    baseline_grams_free(grams);
-    skv_cold_profile_free(cold);
+    if (!r) r = report(o, v, n_modes, files.profile_bytes);
+    files_close(&files);
+    free(ids);
+    engine_close(&e);
+    return r;
+}
+
+/* compare ------------------------------------------------------------------------------------- */
+/* Tokens of the texts, one after the other and again from the first until there are n. */
+static int fill_tokens(const options *o, const engine *e, int n, int *ids, char *err)
+{
+    int at = 0, i, got, before;
+    while (at < n) {
+        before = at;
+        for (i = 0; i < o->n_texts && at < n; i++) {
+            got = llm_file_tokens(e->t, o->texts[i], n - at, ids + at, err);
+            if (got < 0) return -1;
+            at += got;
+        }
+        if (at > before) continue;
+        snprintf(err, GGUF_ERR_BYTES, "no tokens in the texts");
+        return -1;
+    }
+    return 0;
+}
+
+static int pace_json(const options *o, const llm_pace *v, int n, double prompt)
+{
+    FILE *f = json_open(o->json);
+    int i;
+    if (!f) return 1;
+    for (i = 0; i < n; i++)
+        fprintf(f, "{\"mode\": \"%s\", \"prompt_tokens\": %d, \"tokens\": %d, "
+                "\"prompt_seconds\": %.4f, \"encode_seconds\": %.4f, \"ms_per_token\": %.4f, "
+                "\"least_ms_per_token\": %.4f, \"cache_share\": %.4f, \"exact_to_this\": %.4f, "
+                "\"cache_bytes\": %zu, \"bpe\": %.4f, \"bpe_pages\": %.4f, \"top1\": %.4f}\n",
+                v[i].mode.name, o->ctx, o->n, prompt, v[i].encode, 1e3 * v[i].step,
+                1e3 * v[i].least, v[i].cache, v[i].ratio, v[i].stats.bytes, v[i].stats.bpe,
+                v[i].stats.bpe_pages, (double)v[i].agree / o->n);
+    return json_close(f);
+}
+
+static int pace_report(const options *o, const llm_pace *v, int n, double prompt)
+{
+    int i;
+    if (o->json && pace_json(o, v, n, prompt)) return 1;
+    if (o->json && !strcmp(o->json, "-")) return 0;
+    printf("prompt: %d tokens, %.2f s with the exact cache; then %d tokens with each in turn\n"
+           "%-16s %9s %9s %9s %9s %10s %9s %9s %7s %7s\n", o->ctx, prompt, o->n, "mode", "ms/token",
+           "least", "tokens/s", "in cache", "exact:this", "encode", "MB", "pages", "top-1");
+    for (i = 0; i < n; i++)
+        printf("%-16s %9.2f %9.2f %9.2f %7.1f %% %10.3f %7.2f %% %9.2f %7.3f %7.4f\n",
+               v[i].mode.name, 1e3 * v[i].step, 1e3 * v[i].least, 1 / v[i].step, 100 * v[i].cache,
+               v[i].ratio, 100 * v[i].encode / prompt, (double)v[i].stats.bytes / 1e6,
+               v[i].stats.bpe_pages, (double)v[i].agree / o->n);
+    printf("in cache: append and attend, of a token; encode: append, of the prompt's time\n");
+    return 0;
+}
+
+static int command_compare(const options *o)
+{
+    char err[GGUF_ERR_BYTES];
+    llm_mode modes[MAX_MODES];
+    llm_pace v[MAX_MODES + 1];
+    engine e;
+    mode_files files;
+    double prompt = 0;
+    int n_modes = 0, n, r, *ids;
+    if (!o->kv || !o->n_texts) return usage("compare needs --kv and --text", NULL);
+    if (o->n > INT_MAX / 2 || o->ctx > INT_MAX / 2) return usage("too many tokens", NULL);
+    n = o->ctx + o->n;
+    if (parse_modes(o->kv, modes, &n_modes, err)) return complain(err);
+    r = engine_open(&e, o->model);
+    if (r) return r;
+    ids = malloc((size_t)n * sizeof *ids);
+    if (!ids) snprintf(err, sizeof err, "out of memory");
+    if (files_open(&files, o, &e, err) || !ids || fill_tokens(o, &e, n, ids, err) ||
+        llm_compare(v, modes, n_modes, e.m, &files.env, ids, n, o->n, &prompt, err))
+        r = complain(err);
+    else r = pace_report(o, v, n_modes + 1, prompt);
+    files_close(&files);
     free(ids);
     engine_close(&e);
     return r;
@@ -798,6 +902,7 @@ int main(int argc, char **argv)
     if (!strcmp(argv[1], "profile")) return command_profile(&o);
     if (!strcmp(argv[1], "inspect")) return command_inspect(&o);
     if (!strcmp(argv[1], "judge")) return command_judge(&o);
+    if (!strcmp(argv[1], "compare")) return command_compare(&o);
     if (!strcmp(argv[1], "plot")) return command_plot(&o);
     if (!strcmp(argv[1], "capture")) return command_capture(&o);
     if (!strcmp(argv[1], "grams")) return command_grams(&o);
