@@ -125,6 +125,7 @@ static void fill(double *x, double *gram, size_t n)
 typedef struct shape {
     const char *name;
     uint32_t    n_layers, n_q_heads, n_kv_heads, head_dim;
+    double      goal;                   /* s, one core */
     double      ms[BENCH_MAX_RUNS];
 } shape;
 
@@ -305,17 +306,6 @@ static void print_size(size_t n, size_t runs, const outcome *out)
                out[m].ms[runs / 2], out[m].ms[0], out[m].residual, out[m].orthogonality);
 }
 
-static void json_size(FILE *f, size_t n, size_t runs, const outcome *out, int last)
-{
-    size_t m;
-    for (m = 0; m < METHODS; m++)
-        fprintf(f, "    {\"n\": %lu, \"method\": \"%s\", \"kind\": \"%s\", \"median_ms\": %.4f, "
-                "\"min_ms\": %.4f, \"residual\": %.3e, \"orthogonality\": %.3e}%s\n",
-                (unsigned long)n, methods[m].name, methods[m].kind, out[m].ms[runs / 2],
-                out[m].ms[0], out[m].residual, out[m].orthogonality,
-                last && m + 1 == METHODS ? "" : ",");
-}
-
 #if defined(__clang__)
 #define COMPILER "clang " __clang_version__
 #elif defined(__GNUC__)
@@ -324,43 +314,71 @@ static void json_size(FILE *f, size_t n, size_t runs, const outcome *out, int la
 #define COMPILER "unknown compiler"
 #endif
 
+static void print_tables(size_t runs, outcome (*out)[METHODS], const size_t *size, size_t sizes,
+                         const shape *whole, size_t shapes)
+{
+    char cpu[160], blas[512];
+    size_t i;
+    cpu_name(cpu, sizeof cpu);
+    printf("%s; %s; kernels %s; BLAS of LAPACK: %s\n", cpu, COMPILER, skv_isa_name(),
+           blas_name(blas, sizeof blas));
+    printf("CPU time in ms, %lu runs\n\n", (unsigned long)runs);
+    printf("    n  method        median    minimum   residual   orthog.\n");
+    for (i = 0; i < sizes; i++) print_size(size[i], runs, out[i]);
+    printf("\nall of a model, s        median    minimum       goal\n");
+    for (i = 0; i < shapes; i++)
+        printf("%-20s %10.3f %10.3f %10.3f\n", whole[i].name, whole[i].ms[runs / 2] * 1e-3,
+               whole[i].ms[0] * 1e-3, whole[i].goal);
+#ifndef SKV_HAVE_LAPACKE
+    printf("\nno comparison: install liblapacke-dev, build with -DSKV_HAVE_LAPACKE and "
+           "-llapacke\n");
+#endif
+}
+
+/* What every line of JSON begins with. */
+static void json_head(FILE *f, const char *bench, size_t runs)
+{
+    char cpu[160];
+    cpu_name(cpu, sizeof cpu);
+    fprintf(f, "{\"bench\": \"%s\", \"isa\": \"%s\", \"cpu\": \"%s\", \"compiler\": \"%s\", "
+            "\"runs\": %lu, ", bench, skv_isa_name(), cpu, COMPILER, (unsigned long)runs);
+}
+
+static void print_json(FILE *f, size_t runs, outcome (*out)[METHODS], const size_t *size,
+                       size_t sizes, const shape *whole, size_t shapes)
+{
+    char blas[512];
+    size_t i, m;
+    (void)blas_name(blas, sizeof blas);
+    for (i = 0; i < sizes; i++)
+        for (m = 0; m < METHODS; m++) {
+            const outcome *o = &out[i][m];
+            json_head(f, "fit", runs);
+            fprintf(f, "\"n\": %lu, \"method\": \"%s\", \"kind\": \"%s\", \"blas\": \"%s\", "
+                    "\"median_ms\": %.4f, \"min_ms\": %.4f, \"residual\": %.3e, "
+                    "\"orthogonality\": %.3e}\n", (unsigned long)size[i], methods[m].name,
+                    methods[m].kind, blas, o->ms[runs / 2], o->ms[0], o->residual,
+                    o->orthogonality);
+        }
+    for (i = 0; i < shapes; i++) {
+        json_head(f, "fit_model", runs);
+        fprintf(f, "\"shape\": \"%s\", \"median_s\": %.4f, \"min_s\": %.4f, \"goal_s\": %g}\n",
+                whole[i].name, whole[i].ms[runs / 2] * 1e-3, whole[i].ms[0] * 1e-3,
+                whole[i].goal);
+    }
+}
+
 static int report(const char *json, size_t runs, outcome (*out)[METHODS], const size_t *size,
                   size_t sizes, const shape *whole, size_t shapes)
 {
-    char cpu[160], blas[512];
-    const char *simd = skv_isa_name();
     FILE *f = stdout;
-    size_t i;
-    cpu_name(cpu, sizeof cpu);
-    blas_name(blas, sizeof blas);
-    if (!json || strcmp(json, "-")) {
-        printf("%s; %s; kernels %s; BLAS of LAPACK: %s\n", cpu, COMPILER, simd, blas);
-        printf("CPU time in ms, %lu runs\n\n", (unsigned long)runs);
-        printf("    n  method        median    minimum   residual   orthog.\n");
-        for (i = 0; i < sizes; i++) print_size(size[i], runs, out[i]);
-        printf("\nall of a model, s        median    minimum\n");
-        for (i = 0; i < shapes; i++)
-            printf("%-20s %10.3f %10.3f\n", whole[i].name, whole[i].ms[runs / 2] * 1e-3,
-                   whole[i].ms[0] * 1e-3);
-#ifndef SKV_HAVE_LAPACKE
-        printf("\nno comparison: install liblapacke-dev, build with -DSKV_HAVE_LAPACKE and "
-               "-llapacke\n");
-#endif
-    }
+    if (!json || strcmp(json, "-")) print_tables(runs, out, size, sizes, whole, shapes);
     if (!json) return 0;
     if (strcmp(json, "-") && !(f = fopen(json, "w"))) {
         fprintf(stderr, "bench_fit: cannot write %s\n", json);
         return 1;
     }
-    fprintf(f, "{\n  \"bench\": \"fit\", \"cpu\": \"%s\", \"compiler\": \"%s\","
-            " \"kernels\": \"%s\", \"blas\": \"%s\", \"runs\": %lu,\n  \"results\": [\n",
-            cpu, COMPILER, simd, blas, (unsigned long)runs);
-    for (i = 0; i < sizes; i++) json_size(f, size[i], runs, out[i], i + 1 == sizes);
-    fprintf(f, "  ],\n  \"fits\": [");
-    for (i = 0; i < shapes; i++)
-        fprintf(f, "%s{\"shape\": \"%s\", \"ms\": %.1f}", i ? ", " : "", whole[i].name,
-                whole[i].ms[runs / 2]);
-    fprintf(f, "]\n}\n");
+    print_json(f, runs, out, size, sizes, whole, shapes);
     return (f == stdout ? fflush(f) : fclose(f)) ? 1 : 0;
 }
 
@@ -370,7 +388,7 @@ int main(int argc, char **argv)
     enum { SIZES = sizeof size / sizeof *size };
     static outcome out[SIZES][METHODS];
     static shape whole[] = {
-        {"SmolLM2-135M", 30, 9, 3, 64, {0}}, {"Llama-3-8B", 32, 32, 8, 128, {0}}
+        {"SmolLM2-135M", 30, 9, 3, 64, 1, {0}}, {"Llama-3-8B", 32, 32, 8, 128, 15, {0}}
     };
     enum { SHAPES = sizeof whole / sizeof *whole };
     const char *json = NULL;
