@@ -47,8 +47,8 @@ EXAMPLES := $(call named,examples,,[0-9]*)
 SKV_LLM  := $(if $(wildcard examples/llm/main.c),$(BUILD)/skv-llm)
 PASSAGES := $(shell grep -v '^\#' examples/text/calibration.list)
 
-.PHONY: all check test tests demo model model-gemma bench bench-attn bench-peers bench-quality \
-        profile-attn texts fuzz fuzzers nvcc clean help
+.PHONY: all check test tests demo model model-gemma bench bench-attn bench-peers \
+        bench-presets bench-quality profile-attn texts fuzz fuzzers nvcc clean help
 .DELETE_ON_ERROR:
 
 all: $(SKV_LLM) $(BENCHES) $(EXAMPLES)      ## everything into build/ (the default)
@@ -91,6 +91,9 @@ build/peers/ggml:           # a link to the libraries in llama-cpp-python, which
 	build/peers/bin/pip install --no-binary llama-cpp-python llama-cpp-python
 	lib=$$(find $(CURDIR)/build/peers -path '*/llama_cpp/lib/libggml-base.*' | head -n 1) && \
 	  [ "$$lib" ] && ln -sfn "$${lib%/*}" $@
+
+bench-presets: $(BUILD)/bench_attn  ## quality, bytes and speed of the presets in one table
+	@$(PYTHON) tools/presets.py --bench $< $(PRESETS_ARGS)
 
 profile-attn: $(BUILD)/bench_attn   ## where the time of a decode step goes (Linux, perf)
 	@perf --version >/dev/null || { echo "no perf (Debian: linux-perf)"; exit 1; }

@@ -141,7 +141,7 @@ def head_groups():
 
 def tools_start():
     """Each script that make calls can be imported whole and explains itself."""
-    for name in ("demo.py", "quality.py", "fetch_model.py"):
+    for name in ("demo.py", "quality.py", "presets.py", "fetch_model.py"):
         done = subprocess.run([sys.executable, os.path.join("tools", name), "--help"],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, universal_newlines=True)
