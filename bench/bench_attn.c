@@ -725,8 +725,8 @@ static void fill_linear(record *r, const point *p, size_t n)
     each = (a * v - b * u) / (a * c - b * b);
     for (i = 0; i < n; i++)
         off = fmax(off, fabs((fixed + each * p[i].tokens) / p[i].ns - 1));
-    put_number(r, "tokens_least", p[0].tokens);
-    put_number(r, "tokens_most", p[n - 1].tokens);
+    put_count(r, "tokens_least", (size_t)p[0].tokens);
+    put_count(r, "tokens_most", (size_t)p[n - 1].tokens);
     put_number(r, "fixed_ns", fixed);
     put_number(r, "ns_each_token", each);
     put_number(r, "off", off);
