@@ -4092,6 +4092,22 @@ static skvi_fine skvi_fine_of(uint32_t h)
     return f[h <= SKVI_NARROW ? 0 : h / 2 - 4];
 }
 
+/* Calls f(t, b) with t's bits as a constant, so that its loops over states unroll. */
+#define SKVI_BY_BITS(f, t)                                                                        \
+    do {                                                                                          \
+        switch ((t)->b) {                                                                         \
+        case 0: f(t, 0); break;                                                                   \
+        case 1: f(t, 1); break;                                                                   \
+        case 2: f(t, 2); break;                                                                   \
+        case 3: f(t, 3); break;                                                                   \
+        case 4: f(t, 4); break;                                                                   \
+        case 5: f(t, 5); break;                                                                   \
+        case 6: f(t, 6); break;                                                                   \
+        case 7: f(t, 7); break;                                                                   \
+        default: f(t, 8); break;                                                                  \
+        }                                                                                         \
+    } while (0)
+
 /* Where the winner of remainder j is kept: bytes where b > 4, else nibbles, four remainders in 32
    bytes: {0, 1} and {2, 3} of lanes 0 to 7, then of the others. */
 static uint32_t skvi_from_at(uint32_t b, uint32_t j, uint32_t lane)
@@ -4243,17 +4259,7 @@ __attribute__((target("avx2")))
 static void skvi_search_step_avx2(const skvi_trial *t)
 {
     skvi_search_dist_avx2(t);
-    switch (t->b) {
-    case 0: skvi_search_bits_avx2(t, 0); break;
-    case 1: skvi_search_bits_avx2(t, 1); break;
-    case 2: skvi_search_bits_avx2(t, 2); break;
-    case 3: skvi_search_bits_avx2(t, 3); break;
-    case 4: skvi_search_bits_avx2(t, 4); break;
-    case 5: skvi_search_bits_avx2(t, 5); break;
-    case 6: skvi_search_bits_avx2(t, 6); break;
-    case 7: skvi_search_bits_avx2(t, 7); break;
-    default: skvi_search_bits_avx2(t, 8); break;
-    }
+    SKVI_BY_BITS(skvi_search_bits_avx2, t);
 }
 
 __attribute__((target("avx2")))
@@ -4351,17 +4357,7 @@ static inline void skvi_search_bits_128(const skvi_trial *t, const uint32_t b)
 static void skvi_search_step_128(const skvi_trial *t)
 {
     skvi_search_dist_128(t);
-    switch (t->b) {
-    case 0: skvi_search_bits_128(t, 0); break;
-    case 1: skvi_search_bits_128(t, 1); break;
-    case 2: skvi_search_bits_128(t, 2); break;
-    case 3: skvi_search_bits_128(t, 3); break;
-    case 4: skvi_search_bits_128(t, 4); break;
-    case 5: skvi_search_bits_128(t, 5); break;
-    case 6: skvi_search_bits_128(t, 6); break;
-    case 7: skvi_search_bits_128(t, 7); break;
-    default: skvi_search_bits_128(t, 8); break;
-    }
+    SKVI_BY_BITS(skvi_search_bits_128, t);
 }
 
 static void skvi_search_low_128(const uint16_t *c, uint16_t *low, unsigned char *state)

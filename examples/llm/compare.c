@@ -8,7 +8,8 @@
 
 typedef struct racer {
     llm_lane lane;
-    double cache, encode;           /* seconds: of the token at hand, of the prompt's appends */
+    llm_kv_timed timed;             /* the lane's cache; seconds: of the token at hand */
+    double encode;                  /* seconds of the prompt's appends */
     double *step, *share, *ratio;   /* [steps] */
     int likely;                     /* next token */
 } racer;
@@ -54,6 +55,7 @@ static int race_open(race *x, const llm_mode *modes, int n_modes, const llm_mode
         x->r[i].share = x->r[i].step + steps;
         x->r[i].ratio = x->r[i].share + steps;
         if (llm_lane_open(&x->r[i].lane, i ? &modes[i - 1] : &exact, env, n, err)) return -1;
+        x->r[i].timed.kv = x->r[i].lane.kv;
     }
     return llm_run_new(&x->run, m, err);
 }
@@ -112,40 +114,19 @@ static int run_prompt(race *x, const int *ids, int n, double *seconds, char *err
 
 /* ---- tokens: everybody in turn ---- */
 
-static int step_append(void *self, int layer, const float *k, const float *v, int n)
-{
-    racer *r = self;
-    double start = llm_seconds();
-    int bad = r->lane.kv.append(r->lane.kv.self, layer, k, v, n);
-    r->cache += llm_seconds() - start;
-    return bad;
-}
-
-static int step_attend(void *self, int layer, const float *q, int n, float *o)
-{
-    racer *r = self;
-    double start = llm_seconds();
-    int bad = r->lane.kv.attend(r->lane.kv.self, layer, q, n, o);
-    r->cache += llm_seconds() - start;
-    return bad;
-}
-
 static int run_step(race *x, llm_pace *out, int id, int pos, int s, char *err)
 {
     int i, bad;
     for (i = 0; i < x->n; i++) {
         racer *r = &x->r[(i + s) % x->n];       /* nobody is always the first */
-        llm_kv kv;
+        llm_kv kv = llm_kv_timed_ops(&r->timed);
         double start = llm_seconds();
-        kv.self = r;
-        kv.append = step_append;
-        kv.attend = step_attend;
-        r->cache = 0;
+        r->timed.seconds = 0;
         x->failed = (i + s) % x->n;
         bad = llm_forward(x->m, x->run, &id, 1, pos, &kv, NULL, x->logits, 1);
         if (report(x, bad, pos, err)) return -1;
         r->step[s] = llm_seconds() - start;
-        r->share[s] = r->cache / r->step[s];
+        r->share[s] = r->timed.seconds / r->step[s];
         r->likely = llm_argmax(x->logits, llm_model_config(x->m)->n_vocab);
     }
     for (i = 0; i < x->n; i++) {

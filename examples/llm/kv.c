@@ -7,6 +7,7 @@
 #include "kv.h"
 #include "kernels.h"
 #include "model_internal.h"
+#include "progress.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -303,5 +304,32 @@ llm_kv llm_kv_exact_ops(llm_kv_exact *kv)
     ops.self = kv;
     ops.append = exact_append;
     ops.attend = exact_attend;
+    return ops;
+}
+
+static int timed_append(void *self, int layer, const float *k, const float *v, int n)
+{
+    llm_kv_timed *t = self;
+    double start = llm_seconds();
+    int r = t->kv.append(t->kv.self, layer, k, v, n);
+    t->seconds += llm_seconds() - start;
+    return r;
+}
+
+static int timed_attend(void *self, int layer, const float *q, int n, float *o)
+{
+    llm_kv_timed *t = self;
+    double start = llm_seconds();
+    int r = t->kv.attend(t->kv.self, layer, q, n, o);
+    t->seconds += llm_seconds() - start;
+    return r;
+}
+
+llm_kv llm_kv_timed_ops(llm_kv_timed *t)
+{
+    llm_kv ops;
+    ops.self = t;
+    ops.append = timed_append;
+    ops.attend = timed_attend;
     return ops;
 }

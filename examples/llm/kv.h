@@ -30,4 +30,12 @@ void   llm_kv_exact_put(llm_kv_exact *kv, int layer, int kind, int first, int n,
 /* Bytes of the tokens held: as they are (float32), and as the usual float16 would take. */
 size_t llm_kv_exact_bytes(const llm_kv_exact *kv);
 size_t llm_kv_exact_bytes_f16(const llm_kv_exact *kv);
+
+/* A cache with the seconds counted that append and attend take; must outlive its ops. */
+typedef struct llm_kv_timed {
+    llm_kv kv;
+    double seconds;
+} llm_kv_timed;
+
+llm_kv llm_kv_timed_ops(llm_kv_timed *t);
 #endif

@@ -677,27 +677,9 @@ typedef struct talk {
     float *logits;
     int *ids, n_prompt, n_out, max;
     double prompt_seconds, seconds;
-    double cache_seconds[2];        /* in append and attend: so far, and of the prompt alone */
+    llm_kv_timed timed;             /* the lane's cache */
+    double prompt_cache_seconds;    /* of the prompt's, in append and attend */
 } talk;
-
-/* The lane's cache with the time spent in it counted. */
-static int timed_append(void *self, int layer, const float *k, const float *v, int n)
-{
-    talk *t = self;
-    double t0 = llm_seconds();
-    int r = t->lane.kv.append(t->lane.kv.self, layer, k, v, n);
-    t->cache_seconds[0] += llm_seconds() - t0;
-    return r;
-}
-
-static int timed_attend(void *self, int layer, const float *q, int n, float *o)
-{
-    talk *t = self;
-    double t0 = llm_seconds();
-    int r = t->lane.kv.attend(t->lane.kv.self, layer, q, n, o);
-    t->cache_seconds[0] += llm_seconds() - t0;
-    return r;
-}
 
 static void talk_close(talk *t)
 {
@@ -760,6 +742,7 @@ static int talk_open(talk *t, const options *o, char *err)
     env.grams = t->grams;
     env.cold = NULL;
     if (llm_lane_open(&t->lane, &mode, &env, t->max, err)) return -1;
+    t->timed.kv = t->lane.kv;
     return llm_run_new(&t->run, t->e.m, err) ||
            llm_sampler_new(&t->sampler, t->e.c->n_vocab, o->temp, o->top_k, o->top_p, o->seed, err)
            ? -1 : 0;
@@ -767,7 +750,7 @@ static int talk_open(talk *t, const options *o, char *err)
 
 static int talk_forward(talk *t, const int *ids, int n, int pos, float *logits, char *err)
 {
-    llm_kv kv = {t, timed_append, timed_attend};
+    llm_kv kv = llm_kv_timed_ops(&t->timed);
     int r = llm_forward(t->e.m, t->run, ids, n, pos, &kv, NULL, logits, logits ? 1 : 0);
     if (r)
         snprintf(err, GGUF_ERR_BYTES, "token %d: %s", pos,
@@ -790,7 +773,7 @@ static int talk_run(talk *t, const options *o, char *err)
     }
     llm_progress_end(&bar);
     t->prompt_seconds = llm_seconds() - t0;
-    t->cache_seconds[1] = t->cache_seconds[0];
+    t->prompt_cache_seconds = t->timed.seconds;
     t0 = llm_seconds();
     for (at = t->n_prompt; at < t->max; at++) {
         char piece[512];
@@ -816,8 +799,8 @@ static int talk_run(talk *t, const options *o, char *err)
 
 static int talk_report(const talk *t, const options *o)
 {
-    double speed = t->seconds > 0 ? t->n_out / t->seconds : 0, read = t->cache_seconds[1];
-    double share = t->seconds > 0 ? (t->cache_seconds[0] - read) / t->seconds : 0;
+    double speed = t->seconds > 0 ? t->n_out / t->seconds : 0, read = t->prompt_cache_seconds;
+    double share = t->seconds > 0 ? (t->timed.seconds - read) / t->seconds : 0;
     llm_lane_stats k;
     FILE *f;
     int i;
