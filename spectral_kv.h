@@ -17,7 +17,7 @@
      SmolLM2-135M, per head, 2.27 bits per element in the pages with everything counted: mean KL of
      the next token below 0.01 nats, 96 % the same top token (`make bench-quality`, README.md).
 
-   A COMPLETE PROGRAM              (examples/ has eight more, from a quick start to threads)
+   A COMPLETE PROGRAM              (examples/ has nine more, from a quick start to threads)
 
        #define SPECTRAL_KV_IMPLEMENTATION
        #include "spectral_kv.h"
@@ -119,15 +119,16 @@
      SKV_NO_STDIO      [off] no snprintf: skv_profile_summary is left out
      SKV_CBLAS         [off] use cblas_sgemm for the large products of calibration
      SKV_NO_SIMD       [off] portable inner loops only; else gcc and clang on x86-64 also compile
-                       AVX2 and AVX-512 ones (immintrin.h), taken where the processor has it, on
-                       aarch64 NEON ones (arm_neon.h; dot products with -march=..+dotprod), with
-                       -msimd128 WebAssembly ones (wasm_simd128.h)
+                       SSE4.1, AVX2 and AVX-512 ones (immintrin.h), taken where the processor has
+                       them, on aarch64 NEON ones (arm_neon.h; dot products with
+                       -march=..+dotprod), with -msimd128 WebAssembly ones (wasm_simd128.h)
      SKV_ISA_MASK      [SKV_ISA_ALL] kernel sets that may be used; any expression, such as a call of
                        your function, evaluated whenever a set is picked (>>isa)
      SPECTRAL_KV_CUDA  [off] also include spectral_kv_cuda.cuh
 
    LIMITS OF THIS VERSION
-     Kernels are portable C, AVX2, AVX-512, NEON and WebAssembly's SIMD128, with the same bits.
+     Kernels are portable C, SSE4.1, AVX2, AVX-512, NEON and WebAssembly's SIMD128, with the same
+     bits.
      Attention on pages is in integers: queries and softmax weights of 8 bits, or 14
      (skv_cache_desc.attend_bits). Pages of a cache are never re-coded, and hold keys after RoPE:
      positions cannot be shifted. Cold pages (>>cold) are a codec of their own, beside the cache.
@@ -387,6 +388,17 @@ typedef struct skv_transform {
 SKVDEF skv_result skv_profile_transform(const skv_profile *p, uint32_t layer, skv_kind kind,
                                         uint32_t group, skv_transform *out);
 
+/* For caches with latent_out: a layer's output projection W_O, as for skv_profiler_output
+   [n_out][n_q_heads][head_dim_v], folded with the way back from the latent of V:
+     W_O o = folded z + bias,   o as skv_attend gives it without latent_out, z with it.
+   folded is dense, [n_out][n_q_heads][head_dim_v] (w_o's own memory will do, where that is dense
+   f32); bias is [n_out], of V's mean: W_O's own comes on top. z_c = sqrt(variance[c] / variance[0])
+   times the whitened latent (skv_transform), so columns are of about one length, as quantisers like
+   them. Head groups of one only, else ERR_SHAPE: a joint latent would multiply the columns. Costs
+   n_out n_q_heads head_dim_v^2 multiplications. */
+SKVDEF skv_result skv_profile_fold(const skv_profile *p, uint32_t layer, const skv_span *w_o,
+                                   size_t n_out, float *folded, float *bias);
+
 /* What a target would give, before anything is compressed. Every layer counts alike; a cache shifts
    bits to sliding layers, which hold fewer of its max_tokens. */
 typedef struct skv_outlook {
@@ -467,14 +479,24 @@ typedef struct skv_cache_desc {
     uint32_t           window;      /* 0 = 64, SKV_NONE = 0 */
     uint32_t           max_append;  /* tokens that go in as one piece; 0 = 64 */
     uint32_t           exact_bits;  /* of sinks and window: 16 = f16 (default, 0) or 32 = f32 */
-    uint32_t           attend_bits; /* of queries and weights where they meet channels of up to 4
+    uint32_t           attend_bits; /* of queries and weights where they meet channels of up to 5
                                        bits: 8 (default, 0) or 14, slower; all others have 14 */
+    uint32_t           latent_out;  /* 1: skv_attend and skv_prefill give outputs in the latent of
+                                       V, for a W_O of skv_profile_fold; 0: as the model has them */
     float              outliers;    /* as in skv_codec_desc */
     skv_allocator      allocator;
     skv_parallel       parallel;
     void              *memory;      /* optional: the cache and all its pages live here */
     size_t             memory_bytes;
 } skv_cache_desc;
+
+/* latent_out wants a profile (else ERR_ARG) with head groups of one (else ERR_SHAPE; see
+   skv_profiler_narrow). Exact values are then kept as latents, by skv_append, which refuses
+   (ERR_RANGE) what f16 may not hold there: a product of head_dim_v^2 a token and KV head, in place
+   of one a step and query head. So it pays in decode, where query heads share KV heads and contexts
+   are short; a prompt's append takes a tenth longer. skv_reconstruct and skv_report give the
+   model's coordinates all the same. */
+
 /* Bytes that the object and, with all max_tokens in it, its pages take: what desc.memory needs.
    Allocates for a moment where there is a profile (the plan decides the sizes). */
 SKVDEF skv_result skv_cache_size(const skv_cache_desc *desc, size_t *bytes);
@@ -787,11 +809,13 @@ SKVDEF skv_result skv_cold_rows(skv_cold *c, uint32_t layer, uint32_t position, 
                                        only where AVX2 may be used too */
 #define SKV_ISA_NEON   4u
 #define SKV_ISA_WASM   8u           /* WebAssembly's 128 bits */
+#define SKV_ISA_SSE41  16u          /* x86-64 since 2008, where AVX2 is not; the fit's loops, of
+                                       doubles, stay portable */
 #define SKV_ISA_ALL    0xFFFFFFFFu
 
 SKVDEF uint32_t    skv_isa(void);       /* sets that may be picked now, SKV_ISA_*; 0: none */
-SKVDEF const char *skv_isa_name(void);  /* the best of them, in small letters: "avx512", "avx2",
-                                           "neon", "wasm", else "portable" */
+SKVDEF const char *skv_isa_name(void);  /* the best of them: "avx512", "avx2", "sse4.1", "neon",
+                                           "wasm", else "portable" */
 
 /* >>linalg ------------------------------------------------------------------------------------
    What the fit is made of, useful on its own. Double precision, no allocation, no global state, one
@@ -1183,9 +1207,11 @@ static uint32_t skvi_or(uint32_t value, uint32_t fallback)
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
 #define SKVI_LA_UNROLL _Pragma("GCC unroll 8")
 #define SKVI_UNROLL_16 _Pragma("GCC unroll 16")
+#define SKVI_UNROLL_4 _Pragma("GCC unroll 4")
 enum { SKVI_LA_STEP = 8 };
 #else
 #define SKVI_LA_UNROLL
+#define SKVI_UNROLL_4
 #ifdef __clang__
 #define SKVI_UNROLL_16 _Pragma("clang loop unroll(full)")
 #else
@@ -1214,7 +1240,14 @@ static int skvi_has_f16c(void)
 }
 #endif
 
-#if defined(__GNUC__) && defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && \
+#ifdef SKVI_LA_AVX2
+#define SKVI_LA_SSE41 1
+#define SKVI_LA_128 1
+#define SKVI_TARGET_128 __attribute__((target("sse4.1")))
+#ifndef SKVI_LA_HAS_SSE41
+#define SKVI_LA_HAS_SSE41() (__builtin_cpu_supports("sse4.1") != 0)
+#endif
+#elif defined(__GNUC__) && defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && \
     !defined(__CUDACC__) && !defined(SKV_NO_SIMD)
 #define SKVI_LA_NEON 1
 #define SKVI_LA_128 1
@@ -1226,8 +1259,13 @@ static int skvi_has_f16c(void)
 #endif
 
 #ifdef SKVI_LA_128
-/* Vectors of 16 bytes, at any address: one set of kernels for NEON and WebAssembly. Operators do
-   the arithmetic (gcc and clang vector types); what they lack has one name for both here. */
+/* Vectors of 16 bytes, at any address: one set of kernels for SSE4.1, NEON and WebAssembly.
+   Operators do the arithmetic (gcc and clang vector types); what they lack has one name for all
+   here. x86 has the set by attribute, the others by the compiler's target. */
+#ifndef SKVI_TARGET_128
+#define SKVI_TARGET_128
+#endif
+#define SKVI_INLINE_128 SKVI_TARGET_128 __attribute__((always_inline))
 #define SKVI_VECTOR __attribute__((vector_size(16), aligned(1), may_alias))
 typedef float          skvi_f32x4 SKVI_VECTOR;
 typedef double         skvi_f64x2 SKVI_VECTOR;
@@ -1248,19 +1286,43 @@ typedef unsigned char  skvi_u8x16 SKVI_VECTOR;
 #define SKVI_LOOKUP(table, i) ((skvi_u8x16)vqtbl1q_u8((uint8x16_t)(table), (uint8x16_t)(i)))
 #define SKVI_MAX_F32(x, y)    ((skvi_f32x4)vmaxq_f32((float32x4_t)(x), (float32x4_t)(y)))
 #define SKVI_FLOATS(x)        ((skvi_f32x4)vcvtq_f32_s32((int32x4_t)(x)))
-#define SKVI_MIN_U16(x, y)    ((skvi_u16x8)vminq_u16((uint16x8_t)(x), (uint16x8_t)(y)))
-#define SKVI_ADDS_U16(x, y)   ((skvi_u16x8)vqaddq_u16((uint16x8_t)(x), (uint16x8_t)(y)))
-#define SKVI_SUBS_U16(x, y)   ((skvi_u16x8)vqsubq_u16((uint16x8_t)(x), (uint16x8_t)(y)))
-#define SKVI_ABS_I16(x)       ((skvi_u16x8)vabsq_s16((int16x8_t)(x)))
-/* two vectors to one of half the width, numbers that fit; bytes without sign */
+#define SKVI_MIN_U8(x, y)     ((skvi_u8x16)vminq_u8((uint8x16_t)(x), (uint8x16_t)(y)))
+#define SKVI_ADDS_U8(x, y)    ((skvi_u8x16)vqaddq_u8((uint8x16_t)(x), (uint8x16_t)(y)))
+#define SKVI_SUBS_U8(x, y)    ((skvi_u8x16)vqsubq_u8((uint8x16_t)(x), (uint8x16_t)(y)))
+#define SKVI_ADDS_I16(x, y)   ((skvi_i16x8)vqaddq_s16((int16x8_t)(x), (int16x8_t)(y)))
+/* products / 32768, rounded; signed numbers to bytes from 0 to 255 */
+#define SKVI_MULS_I16(x, y)   ((skvi_i16x8)vqrdmulhq_s16((int16x8_t)(x), (int16x8_t)(y)))
+#define SKVI_CUT_BYTES(x, y) \
+    ((skvi_u8x16)vcombine_u8(vqmovun_s16((int16x8_t)(x)), vqmovun_s16((int16x8_t)(y))))
+/* two vectors to one of half the width, numbers that fit */
 #define SKVI_SHORTS(x, y) \
     ((skvi_i16x8)vcombine_s16(vmovn_s32((int32x4_t)(x)), vmovn_s32((int32x4_t)(y))))
-#define SKVI_BYTES(x, y) \
-    ((skvi_u8x16)vcombine_u8(vmovn_u16((uint16x8_t)(x)), vmovn_u16((uint16x8_t)(y))))
 /* x0 + x1, x2 + x3, y0 + y1, y2 + y3 */
 #define SKVI_ADD_PAIRS(x, y)  ((skvi_i32x4)vpaddq_s32((int32x4_t)(x), (int32x4_t)(y)))
 /* eight signed bytes as 16-bit numbers */
 #define SKVI_WIDEN(p)         ((skvi_i16x8)vmovl_s8(vld1_s8(p)))
+#elif defined(SKVI_LA_SSE41)
+#define SKVI_LOAD_HALF(p)     _mm_loadl_epi64((const __m128i *)(const void *)(p))
+#define SKVI_SPLAT_F32(x)     ((skvi_f32x4)_mm_set1_ps(x))
+#define SKVI_SPLAT_32(x)      ((skvi_u32x4)_mm_set1_epi32((int)(x)))
+#define SKVI_SPLAT_16(x)      ((skvi_u16x8)_mm_set1_epi16((short)(x)))
+#define SKVI_SPLAT_8(x)       ((skvi_u8x16)_mm_set1_epi8((char)(x)))
+#define SKVI_SPLAT_I64(x)     ((skvi_i64x2)_mm_set1_epi64x(x))
+#define SKVI_LOOKUP(table, i) ((skvi_u8x16)_mm_shuffle_epi8((__m128i)(table), (__m128i)(i)))
+#define SKVI_MAX_F32(x, y)    ((skvi_f32x4)_mm_max_ps((__m128)(x), (__m128)(y)))
+#define SKVI_FLOATS(x)        ((skvi_f32x4)_mm_cvtepi32_ps((__m128i)(x)))
+#define SKVI_MIN_U8(x, y)     ((skvi_u8x16)_mm_min_epu8((__m128i)(x), (__m128i)(y)))
+#define SKVI_ADDS_U8(x, y)    ((skvi_u8x16)_mm_adds_epu8((__m128i)(x), (__m128i)(y)))
+#define SKVI_SUBS_U8(x, y)    ((skvi_u8x16)_mm_subs_epu8((__m128i)(x), (__m128i)(y)))
+#define SKVI_ADDS_I16(x, y)   ((skvi_i16x8)_mm_adds_epi16((__m128i)(x), (__m128i)(y)))
+#define SKVI_MULS_I16(x, y)   ((skvi_i16x8)_mm_mulhrs_epi16((__m128i)(x), (__m128i)(y)))
+#define SKVI_CUT_BYTES(x, y)  ((skvi_u8x16)_mm_packus_epi16((__m128i)(x), (__m128i)(y)))
+#define SKVI_SHORTS(x, y)     ((skvi_i16x8)_mm_packs_epi32((__m128i)(x), (__m128i)(y)))
+#define SKVI_ADD_PAIRS(x, y)  ((skvi_i32x4)_mm_hadd_epi32((__m128i)(x), (__m128i)(y)))
+#define SKVI_MADD(x, y)       ((skvi_i32x4)_mm_madd_epi16((__m128i)(x), (__m128i)(y)))
+#define SKVI_WIDEN(p)         ((skvi_i16x8)_mm_cvtepi8_epi16(SKVI_LOAD_HALF(p)))
+#define SKVI_WIDEN_U8(p)      ((skvi_u16x8)_mm_cvtepu8_epi16(SKVI_LOAD_HALF(p)))
+#define SKVI_WIDEN_U16(p)     ((skvi_u32x4)_mm_cvtepu16_epi32(SKVI_LOAD_HALF(p)))
 #else
 #define SKVI_SPLAT_F32(x)     ((skvi_f32x4)wasm_f32x4_splat(x))
 #define SKVI_SPLAT_32(x)      ((skvi_u32x4)wasm_i32x4_splat((int32_t)(x)))
@@ -1270,16 +1332,21 @@ typedef unsigned char  skvi_u8x16 SKVI_VECTOR;
 #define SKVI_LOOKUP(table, i) ((skvi_u8x16)wasm_i8x16_swizzle((v128_t)(table), (v128_t)(i)))
 #define SKVI_MAX_F32(x, y)    ((skvi_f32x4)wasm_f32x4_pmax((v128_t)(x), (v128_t)(y)))
 #define SKVI_FLOATS(x)        ((skvi_f32x4)wasm_f32x4_convert_i32x4((v128_t)(x)))
-#define SKVI_MIN_U16(x, y)    ((skvi_u16x8)wasm_u16x8_min((v128_t)(x), (v128_t)(y)))
-#define SKVI_ADDS_U16(x, y)   ((skvi_u16x8)wasm_u16x8_add_sat((v128_t)(x), (v128_t)(y)))
-#define SKVI_SUBS_U16(x, y)   ((skvi_u16x8)wasm_u16x8_sub_sat((v128_t)(x), (v128_t)(y)))
-#define SKVI_ABS_I16(x)       ((skvi_u16x8)wasm_i16x8_abs((v128_t)(x)))
+#define SKVI_MIN_U8(x, y)     ((skvi_u8x16)wasm_u8x16_min((v128_t)(x), (v128_t)(y)))
+#define SKVI_ADDS_U8(x, y)    ((skvi_u8x16)wasm_u8x16_add_sat((v128_t)(x), (v128_t)(y)))
+#define SKVI_SUBS_U8(x, y)    ((skvi_u8x16)wasm_u8x16_sub_sat((v128_t)(x), (v128_t)(y)))
+#define SKVI_ADDS_I16(x, y)   ((skvi_i16x8)wasm_i16x8_add_sat((v128_t)(x), (v128_t)(y)))
+#define SKVI_MULS_I16(x, y)   ((skvi_i16x8)wasm_i16x8_q15mulr_sat((v128_t)(x), (v128_t)(y)))
+#define SKVI_CUT_BYTES(x, y)  ((skvi_u8x16)wasm_u8x16_narrow_i16x8((v128_t)(x), (v128_t)(y)))
 #define SKVI_SHORTS(x, y)     ((skvi_i16x8)wasm_i16x8_narrow_i32x4((v128_t)(x), (v128_t)(y)))
-#define SKVI_BYTES(x, y)      ((skvi_u8x16)wasm_u8x16_narrow_i16x8((v128_t)(x), (v128_t)(y)))
 #define SKVI_ADD_PAIRS(x, y) \
     ((skvi_i32x4)wasm_i32x4_add(wasm_i32x4_shuffle((v128_t)(x), (v128_t)(y), 0, 2, 4, 6), \
                                 wasm_i32x4_shuffle((v128_t)(x), (v128_t)(y), 1, 3, 5, 7)))
+/* eight products of 16 bits, each with its neighbour's */
+#define SKVI_MADD(x, y)       ((skvi_i32x4)wasm_i32x4_dot_i16x8((v128_t)(x), (v128_t)(y)))
 #define SKVI_WIDEN(p)         ((skvi_i16x8)wasm_i16x8_load8x8(p))
+#define SKVI_WIDEN_U8(p)      ((skvi_u16x8)wasm_u16x8_load8x8(p))
+#define SKVI_WIDEN_U16(p)     ((skvi_u32x4)wasm_u32x4_load16x4(p))
 #endif
 #endif
 
@@ -1321,8 +1388,11 @@ SKVDEF uint32_t skv_isa(void)
 #ifdef SKVI_LA_AVX2
     if (SKVI_LA_HAS_AVX2()) here |= SKV_ISA_AVX2;
 #endif
+#ifdef SKVI_LA_SSE41
+    if (SKVI_LA_HAS_SSE41()) here |= SKV_ISA_SSE41;
+#endif
 #ifdef SKVI_LA_AVX512
-    if (here && SKVI_LA_HAS_AVX512()) here |= SKV_ISA_AVX512;
+    if ((here & SKV_ISA_AVX2) && SKVI_LA_HAS_AVX512()) here |= SKV_ISA_AVX512;
 #endif
 #ifdef SKVI_LA_NEON
     here |= SKV_ISA_NEON;
@@ -1340,6 +1410,7 @@ SKVDEF const char *skv_isa_name(void)
     const uint32_t isa = skv_isa();
     if (isa & SKV_ISA_AVX512) return "avx512";
     if (isa & SKV_ISA_AVX2) return "avx2";
+    if (isa & SKV_ISA_SSE41) return "sse4.1";
     if (isa & SKV_ISA_NEON) return "neon";
     return isa & SKV_ISA_WASM ? "wasm" : "portable";
 }
@@ -1392,7 +1463,7 @@ typedef struct skvi_kernels {
                      uint32_t rows, const float *unit, const float *line, float *s);
     /* the encoder's search, in integers: see >>search */
     void (*search)(const struct skvi_trial *t);
-    void (*low)(const uint16_t *c, uint16_t *low, unsigned char *state);
+    void (*low)(const unsigned char *c, unsigned char *low, unsigned char *state);
 } skvi_kernels;
 
 static const skvi_kernels *skvi_pick_kernels(void);
@@ -1587,7 +1658,7 @@ static void skvi_gemm_avx512(size_t m, size_t n, size_t k, const float *a, size_
 
 #ifdef SKVI_LA_128
 /* (a0 + a4 + a2 + a6) + ..: eight partial sums in the order that every table adds them */
-__attribute__((always_inline))
+SKVI_INLINE_128
 static inline float skvi_sum_128(skvi_f32x4 a, skvi_f32x4 b)
 {
     SKVI_UNFUSED
@@ -1603,7 +1674,7 @@ enum { SKVI_COLUMNS = 2 };      /* most machines below have 16 registers */
 
 /* c[rows][4 COLUMNS], rows at most 4 and a caller's constant, as skvi_gemm_tile sums; or onto c, as
    skvi_gemm_rows does. */
-__attribute__((always_inline))
+SKVI_INLINE_128
 static inline void skvi_gemm_block_128(const uint32_t rows, const int onto, size_t k,
                                        const float *a, size_t lda, const float *b, size_t ldb,
                                        float *c, size_t ldc)
@@ -1630,6 +1701,7 @@ static inline void skvi_gemm_block_128(const uint32_t rows, const int onto, size
         }
 }
 
+SKVI_TARGET_128
 static void skvi_gemm_128(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
                           size_t ldb, float *c, size_t ldc)
 {
@@ -1647,6 +1719,7 @@ static void skvi_gemm_128(size_t m, size_t n, size_t k, const float *a, size_t l
     if (wide < n) skvi_gemm_rows(m, n - wide, k, a, lda, b + wide, ldb, c + wide, ldc);
 }
 
+SKVI_TARGET_128
 static float skvi_dot_128(const float *a, const float *b, size_t n)
 {
     SKVI_UNFUSED
@@ -1685,6 +1758,7 @@ static void skvi_from_f16_avx2(const uint16_t *h, float *out, size_t n)
 #endif
 
 #ifdef SKVI_LA_128
+SKVI_TARGET_128
 static void skvi_from_f16_128(const uint16_t *h, float *out, size_t n)
 {
     size_t i;
@@ -1693,7 +1767,7 @@ static void skvi_from_f16_128(const uint16_t *h, float *out, size_t n)
         SKVI_STORE(skvi_f32x4, out + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(h + i))));
 #else
         /* exponent and mantissa in place and 2^112 too small, subnormal or not; infinity is not */
-        skvi_u32x4 x = (skvi_u32x4)wasm_u32x4_load16x4(h + i), a = (x & 0x7FFFu) << 13;
+        skvi_u32x4 x = SKVI_WIDEN_U16(h + i), a = (x & 0x7FFFu) << 13;
         skvi_f32x4 y = (skvi_f32x4)a * SKVI_SPLAT_F32(5.1922969e33f);
         a = (skvi_u32x4)(a >= 0x0F800000u) & 0x7F800000u;
         SKVI_STORE(skvi_f32x4, out + i, (skvi_u32x4)y | a | (x & 0x8000u) << 16);
@@ -3430,6 +3504,42 @@ SKVDEF skv_result skv_profile_transform(const skv_profile *p, uint32_t layer, sk
     return SKV_OK;
 }
 
+/* What a value's whitened latent is multiplied by with latent_out: 1 for the largest variance. */
+static float skvi_latent_unit(const skvi_stream *s, size_t c)
+{
+    float x = sqrtf(s->var[c] / s->var[0]);
+    return x > 1e-8f ? x : 1e-8f;
+}
+
+SKVDEF skv_result skv_profile_fold(const skv_profile *p, uint32_t layer, const skv_span *w_o,
+                                   size_t n_out, float *folded, float *bias)
+{
+    const skvi_kernels *kern = skvi_pick_kernels();
+    float row[SKV_MAX_HEAD_DIM];
+    const skv_layer *l;
+    skvi_tokens w;
+    size_t t, h, c, dv;
+    skv_result r;
+    if (!p || layer >= p->model.n_layers || !n_out || !folded || !bias) return SKV_ERR_ARG;
+    l = &p->layers[layer];
+    dv = l->head_dim_v;
+    if (p->head_group != 1) return SKV_ERR_SHAPE;
+    r = skvi_open(&w, w_o, l->n_q_heads, dv);
+    if (r == SKV_OK) r = skvi_check_values(&w, n_out, l->n_q_heads, SKVI_LARGEST);
+    if (r != SKV_OK) return r;
+    for (t = 0; t < n_out; t++) {
+        bias[t] = 0;
+        for (h = 0; h < l->n_q_heads; h++, folded += dv) {
+            const skvi_stream *s = skvi_stream_at(p, layer, 1, h / (l->n_q_heads / l->n_kv_heads));
+            skvi_load(&w, t, h, row);
+            bias[t] += kern->dot(row, s->mean, dv);
+            for (c = 0; c < dv; c++)
+                folded[c] = kern->dot(row, s->dec + c * dv, dv) / skvi_latent_unit(s, c);
+        }
+    }
+    return SKV_OK;
+}
+
 /* Fit of one stream: eigenvectors of R C R, R = blockdiag of the heads' metric roots.
    u = diag(1/sd) V R (x - mean), and back with R^-1 V^T diag(sd). */
 static skv_result skvi_fit_stream(const skvi_player *l, skv_kind kind, const skvi_gram *g,
@@ -3551,7 +3661,7 @@ SKVDEF skv_result skv_profiler_fit(const skv_profiler *p, const skv_target *fall
 #define SKVI_MODES 13u              /* half bits a channel may take, the plan's choices */
 #define SKVI_QUAD 4u
 #define SKVI_STEPS 16u              /* of a lane */
-#define SKVI_NARROW 8u              /* most half bits whose levels have 7 bits */
+#define SKVI_NARROW 10u             /* most half bits whose levels have 7 bits */
 #define SKVI_PAIR_BYTES (2u * SKVI_STEPS * SKVI_STEPS)      /* levels of two quads */
 static const unsigned char skvi_mode_half[SKVI_MODES] = {
     0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16
@@ -3569,46 +3679,46 @@ static const skvi_code skvi_codes[SKVI_MODES] = {
          {4, -4, 3, -4, 0, 1, -1, 2, -4, 4, -4, 4, -1, -1, 3, -1}},
         {{3, -1, -3, 2, -2, 3, 4, -4, -1, 0, 1, 2, -2, 1, 0, -1},
          {-1, 1, 1, -1, -3, -2, 3, 1, 3, 3, -2, -4, 1, 3, -2, -4}}}},
-    {0.28163280f, 4, {
-        {{2, 2, -1, -1, 0, -1, -2, -2, 0, 3, -1, -2, 1, 0, 1, 1},
-         {-2, 2, 4, -2, -2, 2, -6, -1, 2, -3, -2, 3, 3, -2, 0, 4}},
-        {{2, 2, -1, -1, 0, -1, -2, -2, 0, 3, -1, -2, 1, 0, 1, 1},
-         {-2, 2, 4, -2, -2, 2, -6, -1, 2, -3, -2, 3, 3, -2, 0, 4}}}},
-    {0.15877388f, 5, {
-        {{-2, -1, -3, 4, 0, -4, 2, -1, 0, 2, 1, -1, -2, 2, 1, 3},
-         {3, -4, 5, -4, -2, -8, 9, 2, -5, 4, -3, 4, 1, 11, -11, -1}},
-        {{-3, -1, 3, 0, 2, 0, 4, 3, -4, 1, 0, 2, -2, -2, -2, 0},
-         {7, -3, -5, 1, 1, -11, 11, 7, -6, 3, 3, -4, -5, 4, 2, -4}}}},
-    {0.17386803f, 5, {
-        {{3, 2, -1, 1, 1, 0, -2, -2, 2, 0, -2, -1, -2, 1, 4, -4},
-         {-7, -1, 7, 0, -1, 6, -1, 6, 11, 1, -6, 2, -11, -5, 4, -4}},
-        {{3, 2, -1, 1, 1, 0, -2, -2, 2, 0, -2, -1, -2, 1, 4, -4},
-         {-7, -1, 7, 0, -1, 6, -1, 6, 11, 1, -6, 2, -11, -5, 4, -4}}}},
-    {0.09144648f, 6, {
-        {{0, -1, -6, -5, -5, -2, 1, 6, 0, 0, 6, 4, 4, 3, -4, -2},
-         {0, 13, -2, -12, -8, -15, 3, 6, -23, 24, -9, 15, 8, -1, 9, -4}},
-        {{-8, 5, 6, -1, -1, -3, -3, -5, 4, 2, 6, -1, 1, 0, 2, -1},
-         {3, 11, -8, -24, -15, 6, -4, 23, 17, -14, -1, -3, 11, 1, 6, -8}}}},
-    {0.09487365f, 6, {
-        {{0, -4, 3, 3, -1, 2, 4, 0, 9, 1, 0, -4, -7, -2, -1, -3},
-         {-23, 7, -3, 13, 15, -15, 1, -9, -13, 3, 5, 22, -7, -1, 10, -5}},
-        {{0, -4, 3, 3, -1, 2, 4, 0, 9, 1, 0, -4, -7, -2, -1, -3},
-         {-23, 7, -3, 13, 15, -15, 1, -9, -13, 3, 5, 22, -7, -1, 10, -5}}}},
+    {0.30263874f, 4, {
+        {{0, 0, -1, 1, 1, 2, -1, -2, 1, 2, -1, -2, -2, -2, -1, 0},
+         {3, -1, -4, 1, 3, -2, 2, -1, -1, 4, 1, -4, -2, 2, -1, 4}},
+        {{0, 0, -1, 1, 1, 2, -1, -2, 1, 2, -1, -2, -2, -2, -1, 0},
+         {3, -1, -4, 1, 3, -2, 2, -1, -1, 4, 1, -4, -2, 2, -1, 4}}}},
+    {0.16732475f, 5, {
+        {{-3, -3, -2, -1, 3, 4, 3, 2, 0, 2, 4, -1, -4, -1, -3, -2},
+         {5, 3, -6, -2, 1, 7, -2, -10, -3, -5, 3, 9, -6, -1, 7, 1}},
+        {{3, 3, -1, -1, -2, -2, 2, 3, -2, -2, 1, 1, 0, 1, -4, -3},
+         {11, 1, 1, -7, 3, -4, -2, 6, -3, 5, 7, -2, 0, -10, -6, 4}}}},
+    {0.16627507f, 5, {
+        {{0, 0, 0, 0, -3, -3, -3, -4, 4, 3, 3, 4, 0, 0, 0, 1},
+         {-4, 3, -1, 8, 0, 11, 3, -6, 4, -12, -6, -2, -8, -2, 7, 2}},
+        {{0, 0, 0, 0, -3, -3, -3, -4, 4, 3, 3, 4, 0, 0, 0, 1},
+         {-4, 3, -1, 8, 0, 11, 3, -6, 4, -12, -6, -2, -8, -2, 7, 2}}}},
+    {0.09105288f, 6, {
+        {{-3, 2, -1, 2, 2, -1, 1, -2, -2, -6, 4, 8, -6, 5, -6, 5},
+         {-5, 23, -13, -4, 3, 11, 9, 3, -13, 3, -24, -11, 10, -4, -2, 12}},
+        {{1, -2, 3, -4, 3, -3, 2, -4, 1, 7, 1, 7, -1, -7, 0, -6},
+         {2, -8, 23, 4, -1, 15, -13, -1, -23, 1, 12, -7, 7, 9, -6, -16}}}},
+    {0.09286011f, 6, {
+        {{2, -1, 5, -9, 3, 1, 4, 7, -3, -4, -2, 1, -4, -6, -2, 0},
+         {-3, -9, 10, 4, 5, -15, 16, -4, -23, 0, -7, 13, -12, 24, 1, 8}},
+        {{2, -1, 5, -9, 3, 1, 4, 7, -3, -4, -2, 1, -4, -6, -2, 0},
+         {-3, -9, 10, 4, 5, -15, 16, -4, -23, 0, -7, 13, -12, 24, 1, 8}}}},
     {0.04804938f, 7, {
         {{8, 15, -4, 0, -3, -2, 9, -6, 1, -7, -16, 3, 2, -9, 5, 5},
          {-4, 25, -29, -18, -13, 14, 31, -11, 18, -3, 48, -47, 11, 5, 3, -28}},
         {{4, -4, 3, -4, 5, -1, 7, 15, -7, -8, -2, -2, 7, 3, 2, -16},
          {-9, -24, 10, 25, -47, -3, 48, 6, 14, -14, -32, 2, -19, 18, 33, -5}}}},
-    {0.04977539f, 7, {
-        {{4, 0, 8, 18, 1, 9, 6, -5, -10, -1, -8, 5, -3, -4, -17, -2},
-         {17, 5, -18, 29, -30, -5, -46, -9, 23, -1, -23, 45, 9, 2, 13, -13}},
-        {{4, 0, 8, 18, 1, 9, 6, -5, -10, -1, -8, 5, -3, -4, -17, -2},
-         {17, 5, -18, 29, -30, -5, -46, -9, 23, -1, -23, 45, 9, 2, 13, -13}}}},
-    {0.02673140f, 8, {
-        {{-69, 68, 5, 28, 24, 3, -19, 11, -7, -53, 9, 32, -13, 7, -23, -4},
-         {-35, -3, 44, -16, 15, -45, 12, -10, 56, -26, 8, 36, 31, 23, 2, -58}},
-        {{-69, 68, 5, 28, 24, 3, -19, 11, -7, -53, 9, 32, -13, 7, -23, -4},
-         {-35, -3, 44, -16, 15, -45, 12, -10, 56, -26, 8, 36, 31, 23, 2, -58}}}},
+    {0.05101092f, 7, {
+        {{0, 2, 10, 7, 12, -20, 4, 3, -6, -1, -8, 17, -10, -13, -3, -3},
+         {2, -5, -9, 19, 10, -22, 24, 6, 14, -28, -44, 46, -1, 29, -13, -17}},
+        {{0, 2, 10, 7, 12, -20, 4, 3, -6, -1, -8, 17, -10, -13, -3, -3},
+         {2, -5, -9, 19, 10, -22, 24, 6, 14, -28, -44, 46, -1, 29, -13, -17}}}},
+    {0.05510919f, 7, {
+        {{12, 19, -6, 15, -10, -18, -28, -14, 1, -13, 12, -3, 8, 29, 5, 33},
+         {3, -27, 15, -14, 17, -12, 1, 30, -35, -5, 8, -21, 10, -19, -7, 23}},
+        {{12, 19, -6, 15, -10, -18, -28, -14, 1, -13, 12, -3, 8, 29, 5, 33},
+         {3, -27, 15, -14, 17, -12, 1, 30, -35, -5, 8, -21, 10, -19, -7, 23}}}},
     {0.02150000f, 8, {
         {{-128, -127, -126, -125, -64, -63, -62, -61, 0, 1, 2, 3, 64, 65, 66, 67},
          {0, 32, 16, 48, 8, 40, 24, 56, 4, 36, 20, 52, 12, 44, 28, 60}},
@@ -3627,11 +3737,11 @@ static const skvi_code skvi_codes[SKVI_MODES] = {
 };
 /* Mean squared error of each mode on unit normals, scale chosen per page as >>page does. */
 static const float skvi_distortion[SKVI_MODES] = {
-    1.0f, 0.562f, 0.2915f, 0.151f, 0.0778f, 0.0407f, 0.0206f, 0.0107f, 0.00568f, 0.00184f,
-    0.000702f, 0.000187f, 0.0000559f
+    1.0f, 0.570f, 0.2903f, 0.150f, 0.0768f, 0.0405f, 0.0200f, 0.0107f, 0.00541f, 0.00152f,
+    0.000702f, 0.000184f, 0.0000519f
 };
 
-static uint32_t skvi_mode_of(uint32_t h) { return h <= SKVI_NARROW ? h : h / 2 + 4; }
+static uint32_t skvi_mode_of(uint32_t h) { return h <= 8 ? h : h / 2 + 4; }
 static const skvi_code *skvi_code_of(uint32_t h) { return &skvi_codes[skvi_mode_of(h)]; }
 
 static const signed char *skvi_code_part(uint32_t h, uint32_t step, uint32_t which)
@@ -3642,10 +3752,15 @@ static const signed char *skvi_code_part(uint32_t h, uint32_t step, uint32_t whi
 /* New bits of a step. */
 static uint32_t skvi_step_bits(uint32_t h, uint32_t step) { return (h + (step & 1u)) >> 1; }
 
+/* The level that a window stands for, from a step's A and B. */
+static int skvi_part_level(const signed char *a, const signed char *b, uint32_t window)
+{
+    return a[window & 15u] + b[(window >> 4) ^ (window & 15u)];
+}
+
 static int skvi_level(uint32_t h, uint32_t step, uint32_t window)
 {
-    return skvi_code_part(h, step, 0)[window & 15u] +
-           skvi_code_part(h, step, 1)[(window >> 4) ^ (window & 15u)];
+    return skvi_part_level(skvi_code_part(h, step, 0), skvi_code_part(h, step, 1), window);
 }
 
 /* Token of a position of the circle. */
@@ -3962,7 +4077,7 @@ static void skvi_expand_avx512(const unsigned char *codes, uint32_t h, int kind,
 
 #ifdef SKVI_LA_128
 /* Bits at .. at+3 of the lanes whose bytes are in x[]. */
-__attribute__((always_inline))
+SKVI_INLINE_128
 static inline skvi_u8x16 skvi_nibble_128(const skvi_u8x16 *x, const uint32_t at)
 {
     const uint32_t i = at >> 3, s = at & 7u;
@@ -3974,7 +4089,7 @@ static inline skvi_u8x16 skvi_nibble_128(const skvi_u8x16 *x, const uint32_t at)
 }
 
 /* A run of quads of one h, a constant of the caller. */
-__attribute__((always_inline))
+SKVI_INLINE_128
 static inline void skvi_expand_run_128(const unsigned char *codes, const uint32_t h, int kind,
                                        int bias, uint32_t n, uint32_t first, signed char *levels)
 {
@@ -4006,6 +4121,7 @@ static inline void skvi_expand_run_128(const unsigned char *codes, const uint32_
     }
 }
 
+SKVI_TARGET_128
 static void skvi_expand_128(const unsigned char *codes, uint32_t h, int kind, int bias, uint32_t n,
                             uint32_t first, signed char *levels)
 {
@@ -4026,6 +4142,7 @@ static void skvi_expand_128(const unsigned char *codes, uint32_t h, int kind, in
 }
 
 /* A quad at a time: the quarter octave from a table, the octave as an exponent. */
+SKVI_TARGET_128
 static void skvi_steps_128(const unsigned char *nibbles, uint32_t n, uint32_t gain,
                            const float *unit, float *out)
 {
@@ -4048,48 +4165,54 @@ static void skvi_steps_128(const unsigned char *nibbles, uint32_t n, uint32_t ga
 /* >>search ------------------------------------------------------------------------------------
    Viterbi search of the trellis for LANES channels of one h at once, along the circle of positions.
    States are windows; a step of b bits leads from s to (s >> b) + v G for each v < 2^b, G = 256 >>
-   b, so 2^b neighbours s compete for each of G remainders. All in 16-bit integers, so codes follow
-   from the scaled latents alone, on every machine. A cost is a squared difference, cut off where no
-   sane path goes; it has `tag` low bits free, in which a state carries its number among the
-   neighbours through the minimum. What a state costs above the best is bounded by the 8 / b steps
-   that lead everywhere, so subtracting the least every eighth step keeps costs in range. */
-#define SKVI_LANES 16u
-#define SKVI_BEYOND 2               /* grid steps a latent may lie beyond the last level */
-#define SKVI_NOT_HERE 0xF000u       /* price of starting elsewhere */
+   b, so 2^b neighbours s compete for each of G remainders. All in integers, so codes follow from
+   the scaled latents alone, on every machine. Costs are bytes that stop at 255: squared
+   differences, scaled so that a mode's mean error is about 2. (At 14 paths to far tokens cost too
+   much to be told apart.) What a state costs above the best is bounded by the 8 / b steps that lead
+   everywhere; each step takes off the least of the one before. */
+#define SKVI_LANES 32u
+#define SKVI_PAIRED 16u             /* channels of a search at two scales: lanes l and l + PAIRED */
+#define SKVI_BEYOND 2               /* levels a latent may lie beyond the last one */
 typedef struct skvi_search {
-    int16_t  x[SKV_PAGE_TOKENS][SKVI_LANES];            /* latents, in fine steps */
-    uint16_t cost[2][256][SKVI_LANES];
-    uint16_t dist[256][SKVI_LANES];                     /* of the levels to this token's latents */
-    uint16_t low[SKVI_LANES];
-    unsigned char from[SKV_PAGE_TOKENS][1024];          /* winners among the neighbours */
-    unsigned char state[SKV_PAGE_TOKENS][SKVI_LANES];   /* the path found */
+    int16_t  x[SKV_PAGE_TOKENS][SKVI_LANES];            /* latents by token, in fine steps */
+    int16_t  kept[SKV_PAGE_TOKENS][SKVI_LANES];         /* of LANES channels, at the scale taken */
+    unsigned char cost[2][256][SKVI_LANES];
+    unsigned char dist[256][SKVI_LANES];                /* of the levels to this token's latents */
+    unsigned char low[SKVI_LANES];                      /* to take off next */
+    uint16_t total[SKVI_LANES];                         /* taken off so far */
+    unsigned char from[SKV_PAGE_TOKENS][512];           /* winners among the neighbours */
+    unsigned char state[SKV_PAGE_TOKENS][SKVI_LANES];   /* the paths found */
     uint16_t level[2][256];                             /* of windows: where in dist, at lane 0 */
 } skvi_search;
 
 /* One token of the search. */
 typedef struct skvi_trial {
-    const uint16_t *c;              /* [256][LANES] costs, the neighbour's number in the low bits */
-    uint16_t       *d;              /* next ones */
-    const uint16_t *low;            /* [LANES] to subtract */
+    const unsigned char *c;         /* [256][LANES] costs */
+    unsigned char  *d;              /* next ones */
+    unsigned char  *low;            /* [LANES] to subtract; becomes the least that is left */
+    uint16_t       *total;          /* [LANES] what was subtracted, summed */
     const int16_t  *x;              /* [LANES], NULL: a token that costs nothing */
-    uint16_t       *dist;           /* [256][LANES] room */
+    unsigned char  *dist;           /* [256][LANES] room */
     const uint16_t *level;          /* [256] of windows: where in dist, at lane 0 */
     unsigned char  *from;           /* winners */
     uint32_t        levels;         /* how many there are */
-    int             unit, most;     /* fine steps of a level, largest difference */
-    uint32_t        b, next;        /* bits of this step and of the one after */
+    int             unit;           /* fine steps of a level */
+    uint32_t        twice, b;       /* see skvi_fine; bits of this step */
 } skvi_trial;
 
-/* Fine steps of a level: latents are rounded to `mult`, so that squares have `tag` bits free. */
+/* Fine steps of a level, to which latents are rounded: a difference of x steps costs x (x 2^twice)
+   / 32768, rounded, a mode's mean error about 2, and nothing more than 255. */
 typedef struct skvi_fine {
-    uint32_t tag;
-    int      mult, unit, most;
+    int      unit;
+    uint32_t twice;
 } skvi_fine;
 static skvi_fine skvi_fine_of(uint32_t h)
 {
-    static const skvi_fine f[5] = {{4, 4, 12, 252}, {6, 8, 8, 248}, {6, 8, 24, 248},
-                                   {8, 16, 64, 240}, {8, 16, 96, 240}};
-    return f[h <= SKVI_NARROW ? 0 : h / 2 - 4];
+    static const skvi_fine f[SKVI_MODES] = {
+        {0, 0}, {70, 0}, {143, 0}, {110, 0}, {154, 0}, {116, 0}, {169, 0}, {119, 0}, {175, 0},
+        {250, 1}, {127, 1}, {127, 3}, {127, 5}
+    };
+    return f[skvi_mode_of(h)];
 }
 
 /* Calls f(t, b) with t's bits as a constant, so that its loops over states unroll. */
@@ -4108,281 +4231,270 @@ static skvi_fine skvi_fine_of(uint32_t h)
         }                                                                                         \
     } while (0)
 
-/* Where the winner of remainder j is kept: bytes where b > 4, else nibbles, four remainders in 32
-   bytes: {0, 1} and {2, 3} of lanes 0 to 7, then of the others. */
-static uint32_t skvi_from_at(uint32_t b, uint32_t j, uint32_t lane)
-{
-    if (b > 4) return j * SKVI_LANES + lane;
-    return j / 4 * 32 + lane / 8 * 16 + j / 2 % 2 * 8 + lane % 8;
-}
+/* As many winners of neighbouring remainders share a byte of their lane, the first one on top. */
+#define SKVI_SHARE(b) ((b) > 4 ? 1u : (b) > 2 ? 2u : (b) == 2 ? 4u : 8u)
 
 static void skvi_search_dist_c(const skvi_trial *t)
 {
     uint32_t u, l;
-    int lowest = -(int)(t->levels / 2);
+    int lowest = -(int)(t->levels / 2), most = 32767 >> t->twice;
     for (u = 0; u < t->levels; u++)
         for (l = 0; l < SKVI_LANES; l++) {
             int d = t->x ? t->x[l] - t->unit * ((int)u + lowest) : 0;
             d = d < 0 ? -d : d;
-            d = d < t->most ? d : t->most;
-            t->dist[u * SKVI_LANES + l] = (uint16_t)(d * d);
+            d = d > most ? 255 : (d * (d << t->twice) + 16384) >> 15;
+            t->dist[u * SKVI_LANES + l] = (unsigned char)(d < 255 ? d : 255);
         }
 }
 
 static void skvi_search_step_c(const skvi_trial *t)
 {
-    uint32_t j, k, l, n = 256u >> t->b, ways = 1u << t->b, tags = (1u << t->next) - 1;
+    const uint32_t n = 256u >> t->b, ways = 1u << t->b, share = SKVI_SHARE(t->b);
+    unsigned char low[SKVI_LANES];
+    uint32_t j, k, l;
     skvi_search_dist_c(t);
-    if (t->b) memset(t->from, 0, 1024);
+    memset(low, 255, sizeof low);
+    for (l = 0; l < SKVI_LANES; l++) t->total[l] = (uint16_t)(t->total[l] + t->low[l]);
     for (j = 0; j < n; j++) {
-        const uint16_t *in = t->c + (j << t->b) * SKVI_LANES;
+        const unsigned char *in = t->c + (j << t->b) * SKVI_LANES;
+        unsigned char *from = t->from + j / share * SKVI_LANES;
         for (l = 0; l < SKVI_LANES; l++) {
-            uint32_t best = in[l];
+            uint32_t best = in[l], who = 0;
             for (k = 1; k < ways; k++) {
                 uint32_t y = in[k * SKVI_LANES + l];
-                best = y < best ? y : best;
+                if (y > best) continue;         /* the last of equals */
+                best = y;
+                who = k;
             }
-            if (t->b) {
-                unsigned char *at = t->from + skvi_from_at(t->b, j, l);
-                *at = (unsigned char)(*at | (best & (ways - 1)) << (t->b > 4 ? 0 : 4 * (j & 1u)));
-            }
-            best &= ~(ways - 1);
+            if (j % share) who |= (uint32_t)from[l] << 8 / share;
+            if (t->b) from[l] = (unsigned char)who;
             best = best > t->low[l] ? best - t->low[l] : 0;
+            low[l] = (unsigned char)(best < low[l] ? best : low[l]);
             for (k = 0; k < ways; k++) {
                 uint32_t s = k * n + j, y = best + t->dist[t->level[s] + l];
-                t->d[s * SKVI_LANES + l] = (uint16_t)((y < 65535 ? y : 65535) | (s & tags));
+                t->d[s * SKVI_LANES + l] = (unsigned char)(y < 255 ? y : 255);
             }
         }
     }
+    memcpy(t->low, low, sizeof low);
 }
 
-/* The least cost of each lane, tags aside, and the first state that has the least, unless NULL. */
-static void skvi_search_low_c(const uint16_t *c, uint16_t *low, unsigned char *state)
+/* The least cost of each lane and the first state that has it. */
+static void skvi_search_low_c(const unsigned char *c, unsigned char *low, unsigned char *state)
 {
     uint32_t s, l;
     for (l = 0; l < SKVI_LANES; l++) {
-        uint32_t least = 65536, first = 0;
-        for (s = 0; s < 256; s++)
-            if (c[s * SKVI_LANES + l] < least) {
-                least = c[s * SKVI_LANES + l];
-                first = s;
-            }
-        low[l] = (uint16_t)(least & 0xFF00u);
-        if (state) state[l] = (unsigned char)first;
+        uint32_t first = 0;
+        for (s = 1; s < 256; s++)
+            if (c[s * SKVI_LANES + l] < c[first * SKVI_LANES + l]) first = s;
+        low[l] = c[first * SKVI_LANES + l];
+        state[l] = (unsigned char)first;
     }
 }
 
 #ifdef SKVI_LA_AVX2
-__attribute__((target("avx2")))
-static void skvi_search_dist_avx2(const skvi_trial *t)
+__attribute__((target("avx2"), always_inline))
+static inline void skvi_search_dist_avx2(const skvi_trial *t, const uint32_t twice)
 {
-    const __m256i most = _mm256_set1_epi16((short)t->most);
     const __m256i unit = _mm256_set1_epi16((short)t->unit);
-    __m256i level, *to = (__m256i *)t->dist;
-    uint32_t u, i, levels = t->levels;
-    if (!t->x) {
-        memset(t->dist, 0, t->levels * 32);
-        return;
-    }
-    level = _mm256_set1_epi16((short)(t->unit * (int)(t->levels / 2)));
-    level = _mm256_add_epi16(SKVI_LOAD256(t->x), level);
-    for (u = 0; u < levels; u += 8, to += 8)        /* a power of two, 16 at least */
+    const __m256i least = _mm256_set1_epi16((short)(-t->unit * (int)(t->levels / 2)));
+    __m256i a = _mm256_sub_epi16(SKVI_LOAD256(t->x), least), *to = (__m256i *)t->dist;
+    __m256i b = _mm256_sub_epi16(SKVI_LOAD256(t->x + 16), least), x, y;
+    uint32_t u, i, k;
+    x = _mm256_permute2x128_si256(a, b, 0x20);      /* as packus will want them */
+    b = _mm256_permute2x128_si256(a, b, 0x31);
+    a = x;
+    for (u = 0; u < t->levels; u += 8, to += 8)     /* a power of two, 16 at least */
         SKVI_LA_UNROLL
         for (i = 0; i < 8; i++) {
-            __m256i d = _mm256_min_epi16(_mm256_abs_epi16(level), most);
-            _mm256_storeu_si256(to + i, _mm256_mullo_epi16(d, d));
-            level = _mm256_sub_epi16(level, unit);
+            x = a;
+            y = b;
+            SKVI_LA_UNROLL
+            for (k = 0; k < twice; k++) {
+                x = _mm256_adds_epi16(x, x);
+                y = _mm256_adds_epi16(y, y);
+            }
+            x = _mm256_packus_epi16(_mm256_mulhrs_epi16(x, a), _mm256_mulhrs_epi16(y, b));
+            _mm256_storeu_si256(to + i, x);
+            a = _mm256_sub_epi16(a, unit);
+            b = _mm256_sub_epi16(b, unit);
         }
-}
-
-/* Costs of the states that remainder j leads to, `apart` from each other, from what the best of its
-   neighbours costs. Up to 4 bits they all have the tag that is in it. */
-__attribute__((target("avx2"), always_inline))
-static inline void skvi_search_spread_avx2(const uint32_t b, __m256i best, const uint16_t *dist,
-                                           const uint16_t *level, uint16_t *out, uint32_t j,
-                                           uint32_t tags)
-{
-    const uint32_t apart = 256u >> b, ways = 1u << b;
-    __m256i tag = _mm256_set1_epi16((short)j);
-    uint32_t k;
-    SKVI_UNROLL_16
-    for (k = 0; k < ways; k++) {
-        __m256i y = _mm256_adds_epu16(best, SKVI_LOAD256(dist + level[k * apart]));
-        if (b > 4) {
-            y = _mm256_or_si256(y, _mm256_and_si256(tag, _mm256_set1_epi16((short)tags)));
-            tag = _mm256_add_epi16(tag, _mm256_set1_epi16((short)apart));
-        }
-        _mm256_storeu_si256((__m256i *)(out + (size_t)k * apart * SKVI_LANES), y);
-    }
 }
 
 /* The step with b in its code: a caller's constant, so that loops unroll. */
 __attribute__((target("avx2"), always_inline))
 static inline void skvi_search_bits_avx2(const skvi_trial *t, const uint32_t b)
 {
-    const uint32_t n = 256u >> b, ways = 1u << b, at_once = b > 4 ? 1 : 4;
-    const uint32_t tags = (1u << t->next) - 1;
-    const __m256i mask = _mm256_set1_epi16((short)(ways - 1)), low = SKVI_LOAD256(t->low);
-    const uint16_t *in = t->c, *level = t->level, *dist = t->dist;
-    unsigned char *from = t->from;
-    uint16_t *out = t->d;
-    __m256i who[4], tag, more[4];
+    const uint32_t n = 256u >> b, ways = 1u << b, share = SKVI_SHARE(b);
+    const __m256i low = SKVI_LOAD256(t->low), one = _mm256_set1_epi8(1);
+    const unsigned char *in = t->c, *dist = t->dist;
+    const uint16_t *level = t->level;
+    unsigned char *from = t->from, *out = t->d;
+    __m256i least = _mm256_set1_epi8(-1), who, all, best, x, number;
     uint32_t i, j, k;
-    SKVI_LA_UNROLL
-    for (i = 0; i < 4; i++) more[i] = _mm256_set1_epi16((short)(i & tags));
-    for (j = 0; j < n; j += at_once, level += at_once, out += at_once * SKVI_LANES) {
-        tag = _mm256_set1_epi16((short)(j & tags));
+    for (j = 0; j < n; j += share, level += share, out += share * SKVI_LANES, from += SKVI_LANES) {
+        all = _mm256_setzero_si256();
         SKVI_LA_UNROLL
-        for (i = 0; i < at_once; i++, in += ways * SKVI_LANES) {
-            __m256i best = SKVI_LOAD256(in);
+        for (i = 0; i < share; i++, in += ways * SKVI_LANES) {
+            best = SKVI_LOAD256(in);
+            who = number = _mm256_setzero_si256();
             SKVI_UNROLL_16
-            for (k = 1; k < ways; k++)
-                best = _mm256_min_epu16(best, SKVI_LOAD256(in + k * SKVI_LANES));
-            who[i] = _mm256_and_si256(best, mask);
-            best = _mm256_subs_epu16(_mm256_andnot_si256(mask, best), low);
-            if (b <= 4) best = _mm256_or_si256(best, _mm256_or_si256(tag, more[i]));
-            skvi_search_spread_avx2(b, best, dist, level + i, out + i * SKVI_LANES, j + i, tags);
+            for (k = 1; k < ways; k++) {
+                x = SKVI_LOAD256(in + k * SKVI_LANES);
+                best = _mm256_min_epu8(best, x);
+                x = _mm256_cmpeq_epi8(best, x);
+                if (b > 1) number = _mm256_add_epi8(number, one);
+                who = b == 1 ? _mm256_and_si256(x, one) : _mm256_blendv_epi8(who, number, x);
+            }
+            all = _mm256_or_si256(_mm256_slli_epi16(all, (int)(8 / share)), who);
+            best = _mm256_subs_epu8(best, low);
+            least = _mm256_min_epu8(least, best);
+            SKVI_UNROLL_16
+            for (k = 0; k < ways; k++) {
+                x = _mm256_adds_epu8(best, SKVI_LOAD256(dist + level[i + k * n]));
+                _mm256_storeu_si256((__m256i *)(out + (i + k * n) * SKVI_LANES), x);
+            }
         }
-        if (b > 4)
-            _mm_storeu_si128((__m128i *)(from + j * SKVI_LANES),
-                             _mm256_castsi256_si128(_mm256_permute4x64_epi64(
-                                 _mm256_packus_epi16(who[0], who[0]), 0xD8)));
-        else if (b)
-            _mm256_storeu_si256((__m256i *)(from + j * 8),
-                                _mm256_packus_epi16(
-                                    _mm256_or_si256(who[0], _mm256_slli_epi16(who[1], 4)),
-                                    _mm256_or_si256(who[2], _mm256_slli_epi16(who[3], 4))));
+        if (b) _mm256_storeu_si256((__m256i *)from, all);
     }
+    _mm256_storeu_si256((__m256i *)t->low, least);
 }
 
 __attribute__((target("avx2")))
 static void skvi_search_step_avx2(const skvi_trial *t)
 {
-    skvi_search_dist_avx2(t);
+    __m256i *total = (__m256i *)t->total, x = SKVI_LOAD256(t->low);
+    if (!t->x) memset(t->dist, 0, t->levels * SKVI_LANES);
+    else if (t->twice == 0) skvi_search_dist_avx2(t, 0);
+    else if (t->twice == 1) skvi_search_dist_avx2(t, 1);
+    else if (t->twice == 3) skvi_search_dist_avx2(t, 3);
+    else skvi_search_dist_avx2(t, 5);
+    _mm256_storeu_si256(total, _mm256_add_epi16(SKVI_LOAD256(total), _mm256_cvtepu8_epi16(
+                                                    _mm256_castsi256_si128(x))));
+    x = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(x, 1));
+    _mm256_storeu_si256(total + 1, _mm256_add_epi16(SKVI_LOAD256(total + 1), x));
     SKVI_BY_BITS(skvi_search_bits_avx2, t);
 }
 
 __attribute__((target("avx2")))
-static void skvi_search_low_avx2(const uint16_t *c, uint16_t *low, unsigned char *state)
+static void skvi_search_low_avx2(const unsigned char *c, unsigned char *low, unsigned char *state)
 {
-    const __m256i rough = _mm256_set1_epi16((short)0xFF00);
-    __m256i a = _mm256_set1_epi16(-1), b = a, first = a, at = _mm256_setzero_si256();
+    __m256i least = SKVI_LOAD256(c), first = _mm256_setzero_si256(), at = first, x;
     uint32_t s;
-    for (s = 0; s < 256; s += 2) {
-        a = _mm256_min_epu16(a, SKVI_LOAD256(c + s * SKVI_LANES));
-        b = _mm256_min_epu16(b, SKVI_LOAD256(c + (s + 1) * SKVI_LANES));
+    for (s = 1; s < 256; s++) {
+        at = _mm256_sub_epi8(at, _mm256_set1_epi8(-1));
+        x = _mm256_cmpeq_epi8(least, _mm256_min_epu8(least, SKVI_LOAD256(c + s * SKVI_LANES)));
+        first = _mm256_blendv_epi8(at, first, x);
+        least = _mm256_min_epu8(least, SKVI_LOAD256(c + s * SKVI_LANES));
     }
-    a = _mm256_min_epu16(a, b);
-    _mm256_storeu_si256((__m256i *)low, _mm256_and_si256(a, rough));
-    for (s = 0; state && s < 256; s++) {
-        b = _mm256_cmpeq_epi16(SKVI_LOAD256(c + s * SKVI_LANES), a);
-        b = _mm256_or_si256(at, _mm256_xor_si256(b, _mm256_set1_epi16(-1)));
-        first = _mm256_min_epu16(first, b);
-        at = _mm256_add_epi16(at, _mm256_set1_epi16(1));
-    }
-    if (!state) return;
-    first = _mm256_permute4x64_epi64(_mm256_packus_epi16(first, first), 0xD8);
-    _mm_storeu_si128((__m128i *)state, _mm256_castsi256_si128(first));
+    _mm256_storeu_si256((__m256i *)low, least);
+    _mm256_storeu_si256((__m256i *)state, first);
 }
 #endif
 
 #ifdef SKVI_LA_128
+SKVI_TARGET_128
 static void skvi_search_dist_128(const skvi_trial *t)
 {
-    const skvi_u16x8 most = SKVI_SPLAT_16(t->most), unit = SKVI_SPLAT_16(t->unit);
-    const skvi_u16x8 lowest = SKVI_SPLAT_16(t->unit * (int)(t->levels / 2));
-    skvi_u16x8 level[2];
-    uint32_t u, v;
+    const skvi_i16x8 unit = (skvi_i16x8)SKVI_SPLAT_16(t->unit);
+    const skvi_i16x8 least = (skvi_i16x8)SKVI_SPLAT_16(-t->unit * (int)(t->levels / 2));
+    skvi_i16x8 level[4], x[4];
+    uint32_t u, v, k;
     if (!t->x) {
-        memset(t->dist, 0, t->levels * 32);
+        memset(t->dist, 0, t->levels * SKVI_LANES);
         return;
     }
-    for (v = 0; v < 2; v++) level[v] = SKVI_LOAD(skvi_u16x8, t->x + 8 * v) + lowest;
-    for (u = 0; u < t->levels; u++)
-        for (v = 0; v < 2; v++) {
-            skvi_u16x8 d = SKVI_MIN_U16(SKVI_ABS_I16(level[v]), most);
-            SKVI_STORE(skvi_u16x8, t->dist + u * SKVI_LANES + 8 * v, d * d);
+    for (v = 0; v < 4; v++) level[v] = SKVI_LOAD(skvi_i16x8, t->x + 8 * v) - least;
+    for (u = 0; u < t->levels; u++) {
+        for (v = 0; v < 4; v++) {
+            x[v] = level[v];
+            for (k = 0; k < t->twice; k++) x[v] = SKVI_ADDS_I16(x[v], x[v]);
+            x[v] = SKVI_MULS_I16(x[v], level[v]);
             level[v] -= unit;
         }
-}
-
-/* The step with b in its code: a caller's constant, so that loops unroll. */
-__attribute__((always_inline))
-static inline void skvi_search_bits_128(const skvi_trial *t, const uint32_t b)
-{
-    const uint32_t n = 256u >> b, ways = 1u << b, at_once = n < 4 ? n : 4;
-    const uint32_t tags = (1u << t->next) - 1;
-    const skvi_u16x8 mask = SKVI_SPLAT_16(ways - 1);
-    const skvi_u16x8 low0 = SKVI_LOAD(skvi_u16x8, t->low);
-    const skvi_u16x8 low1 = SKVI_LOAD(skvi_u16x8, t->low + 8);
-    const uint16_t *in = t->c;
-    skvi_u16x8 who[4][2], x, y;
-    uint32_t i, j, k, v;
-    for (j = 0; j < n; j += at_once) {
-        for (i = 0; i < at_once; i++, in += ways * SKVI_LANES) {
-            skvi_u16x8 best0 = SKVI_LOAD(skvi_u16x8, in), best1 = SKVI_LOAD(skvi_u16x8, in + 8);
-            SKVI_LA_UNROLL
-            for (k = 1; k < ways; k++) {
-                best0 = SKVI_MIN_U16(best0, SKVI_LOAD(skvi_u16x8, in + 16 * k));
-                best1 = SKVI_MIN_U16(best1, SKVI_LOAD(skvi_u16x8, in + 16 * k + 8));
-            }
-            who[i][0] = best0 & mask;
-            who[i][1] = best1 & mask;
-            best0 = SKVI_SUBS_U16(best0 & ~mask, low0);
-            best1 = SKVI_SUBS_U16(best1 & ~mask, low1);
-            SKVI_LA_UNROLL
-            for (k = 0; k < ways; k++) {
-                const uint32_t s = k * n + j + i;
-                const uint16_t *dist = t->dist + t->level[s];
-                const skvi_u16x8 tag = SKVI_SPLAT_16(s & tags);
-                x = SKVI_ADDS_U16(best0, SKVI_LOAD(skvi_u16x8, dist)) | tag;
-                y = SKVI_ADDS_U16(best1, SKVI_LOAD(skvi_u16x8, dist + 8)) | tag;
-                SKVI_STORE(skvi_u16x8, t->d + s * SKVI_LANES, x);
-                SKVI_STORE(skvi_u16x8, t->d + s * SKVI_LANES + 8, y);
-            }
-        }
-        if (b > 4)
-            for (i = 0; i < at_once; i++)
-                SKVI_STORE(skvi_u8x16, t->from + (j + i) * SKVI_LANES,
-                           SKVI_BYTES(who[i][0], who[i][1]));
-        else if (b)
-            for (v = 0; v < 2; v++) {
-                x = who[0][v] | who[1][v] << SKVI_SPLAT_16(4);
-                y = who[2][v] | who[3][v] << SKVI_SPLAT_16(4);
-                SKVI_STORE(skvi_u8x16, t->from + j * 8 + 16 * v, SKVI_BYTES(x, y));
-            }
+        SKVI_STORE(skvi_u8x16, t->dist + u * SKVI_LANES, SKVI_CUT_BYTES(x[0], x[1]));
+        SKVI_STORE(skvi_u8x16, t->dist + u * SKVI_LANES + 16, SKVI_CUT_BYTES(x[2], x[3]));
     }
 }
 
+/* The step for 16 lanes from `lane` on, with b in its code: a caller's constant, so that loops
+   unroll. */
+SKVI_INLINE_128
+static inline void skvi_search_lanes_128(const skvi_trial *t, const uint32_t b, uint32_t lane)
+{
+    const uint32_t n = 256u >> b, ways = 1u << b, share = SKVI_SHARE(b);
+    const skvi_u8x16 low = SKVI_LOAD(skvi_u8x16, t->low + lane);
+    const unsigned char *in = t->c + lane, *dist = t->dist + lane;
+    skvi_u8x16 least = SKVI_SPLAT_8(255), who, all, best, number, x;
+    uint32_t i, j, k;
+    for (j = 0; j < n; j += share) {
+        all = SKVI_SPLAT_8(0);
+        SKVI_LA_UNROLL
+        for (i = j; i < j + share; i++, in += ways * SKVI_LANES) {
+            best = SKVI_LOAD(skvi_u8x16, in);
+            who = number = SKVI_SPLAT_8(0);
+            SKVI_LA_UNROLL
+            for (k = 1; k < ways; k++) {
+                x = SKVI_LOAD(skvi_u8x16, in + k * SKVI_LANES);
+                best = SKVI_MIN_U8(best, x);
+                x = (skvi_u8x16)(best == x);
+                number += SKVI_SPLAT_8(1);
+                who = (who & ~x) | (number & x);
+            }
+            all = (share > 1 ? all << SKVI_SPLAT_8(8 / share) : all) | who;
+            best = SKVI_SUBS_U8(best, low);
+            least = SKVI_MIN_U8(least, best);
+            SKVI_LA_UNROLL
+            for (k = 0; k < ways; k++) {
+                const uint32_t s = k * n + i;
+                x = SKVI_ADDS_U8(best, SKVI_LOAD(skvi_u8x16, dist + t->level[s]));
+                SKVI_STORE(skvi_u8x16, t->d + s * SKVI_LANES + lane, x);
+            }
+        }
+        if (b) SKVI_STORE(skvi_u8x16, t->from + j / share * SKVI_LANES + lane, all);
+    }
+    SKVI_STORE(skvi_u8x16, t->low + lane, least);
+}
+
+/* All lanes. */
+SKVI_INLINE_128
+static inline void skvi_search_bits_128(const skvi_trial *t, const uint32_t b)
+{
+    skvi_search_lanes_128(t, b, 0);
+    skvi_search_lanes_128(t, b, 16);
+}
+
+SKVI_TARGET_128
 static void skvi_search_step_128(const skvi_trial *t)
 {
+    uint32_t l;
+    for (l = 0; l < SKVI_LANES; l++) t->total[l] = (uint16_t)(t->total[l] + t->low[l]);
     skvi_search_dist_128(t);
     SKVI_BY_BITS(skvi_search_bits_128, t);
 }
 
-static void skvi_search_low_128(const uint16_t *c, uint16_t *low, unsigned char *state)
+SKVI_TARGET_128
+static void skvi_search_low_128(const unsigned char *c, unsigned char *low, unsigned char *state)
 {
-    const skvi_u16x8 none = SKVI_SPLAT_16(0xFFFFu);
-    skvi_u16x8 least[2], first[2], at = SKVI_SPLAT_16(0);
     uint32_t s, v;
-    least[0] = least[1] = first[0] = first[1] = none;
-    for (s = 0; s < 256; s++)
-        for (v = 0; v < 2; v++)
-            least[v] = SKVI_MIN_U16(least[v], SKVI_LOAD(skvi_u16x8, c + s * SKVI_LANES + 8 * v));
-    for (v = 0; v < 2; v++) SKVI_STORE(skvi_u16x8, low + 8 * v, least[v] & SKVI_SPLAT_16(0xFF00u));
-    if (!state) return;
-    for (s = 0; s < 256; s++, at += SKVI_SPLAT_16(1))
-        for (v = 0; v < 2; v++) {
-            skvi_u16x8 x = SKVI_LOAD(skvi_u16x8, c + s * SKVI_LANES + 8 * v);
-            first[v] = SKVI_MIN_U16(first[v], at | ~(skvi_u16x8)(x == least[v]));
+    for (v = 0; v < SKVI_LANES; v += 16) {
+        skvi_u8x16 least = SKVI_LOAD(skvi_u8x16, c + v), first = SKVI_SPLAT_8(0), at = first, x, y;
+        for (s = 1; s < 256; s++) {
+            at += SKVI_SPLAT_8(1);
+            y = SKVI_LOAD(skvi_u8x16, c + s * SKVI_LANES + v);
+            x = (skvi_u8x16)(y < least);
+            first = (first & ~x) | (at & x);
+            least = SKVI_MIN_U8(least, y);
         }
-    SKVI_STORE(skvi_u8x16, state, SKVI_BYTES(first[0], first[1]));
+        SKVI_STORE(skvi_u8x16, low + v, least);
+        SKVI_STORE(skvi_u8x16, state + v, first);
+    }
 }
 #endif
 
 /* >>integer -----------------------------------------------------------------------------------
    Attention on the levels of a page, for up to SKVI_GANG rows (query heads) that share it. Queries
-   become 8 bits, weights 8 bits without sign; channels of more than 4 bits ("wide") have levels of
+   become 8 bits, weights 8 bits without sign; channels of more than 5 bits ("wide") have levels of
    8 bits and take queries and weights of 14. Sums are exact integers, so tables agree in all bits;
    the float parts keep the order of the C versions.
 
@@ -4593,6 +4705,9 @@ static float skvi_query_avx2(const float *q, const float *step, const float *zer
     return top / range;
 }
 
+/* Sums in a type of their own: gcc copies those of type __m256i at the end of each round. */
+typedef int32_t skvi_sums_avx2 __attribute__((vector_size(32)));
+
 /* Two steps at a time. Levels have at most 7 bits here, so sums of two products fit in 16. */
 __attribute__((target("avx2"), always_inline))
 static inline void skvi_score_rows_avx2(const uint32_t rows, const signed char *levels,
@@ -4602,9 +4717,10 @@ static inline void skvi_score_rows_avx2(const uint32_t rows, const signed char *
     uint32_t i, p, r;
     for (i = 0; i < SKVI_STEPS; i += 2, levels += 64, acc += 8) {
         const signed char *level = levels, *query = q;
-        __m256i a[4][2], x, y, z, u;
+        skvi_sums_avx2 a[4][2];
+        __m256i x, y, z, u;
         SKVI_LA_UNROLL
-        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
+        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = (skvi_sums_avx2)_mm256_setzero_si256();
         for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 32 * rows) {
             x = SKVI_LOAD256(level);
             y = SKVI_LOAD256(level + 32);
@@ -4612,15 +4728,15 @@ static inline void skvi_score_rows_avx2(const uint32_t rows, const signed char *
             for (r = 0; r < rows; r++) {
                 z = SKVI_LOAD256(query + 32 * r);
                 u = _mm256_madd_epi16(_mm256_maddubs_epi16(x, z), one);
-                a[r][0] = _mm256_add_epi32(a[r][0], u);
+                a[r][0] += (skvi_sums_avx2)u;
                 u = _mm256_madd_epi16(_mm256_maddubs_epi16(y, z), one);
-                a[r][1] = _mm256_add_epi32(a[r][1], u);
+                a[r][1] += (skvi_sums_avx2)u;
             }
         }
         SKVI_LA_UNROLL
         for (r = 0; r < rows; r++) {
-            x = _mm256_permute2x128_si256(a[r][0], a[r][1], 0x20);
-            y = _mm256_permute2x128_si256(a[r][0], a[r][1], 0x31);
+            x = _mm256_permute2x128_si256((__m256i)a[r][0], (__m256i)a[r][1], 0x20);
+            y = _mm256_permute2x128_si256((__m256i)a[r][0], (__m256i)a[r][1], 0x31);
             _mm256_storeu_si256((__m256i *)(acc + r * SKV_PAGE_TOKENS), _mm256_add_epi32(x, y));
         }
     }
@@ -4648,9 +4764,10 @@ static inline void skvi_score_wide_rows_avx2(const uint32_t rows, const signed c
     for (i = 0; i < SKVI_STEPS; i += 2) {
         const signed char *level = levels + 32 * i;
         const int16_t *query = q;
-        __m256i a[4][2], sum;
+        skvi_sums_avx2 a[4][2];
+        __m256i sum;
         SKVI_LA_UNROLL
-        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
+        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = (skvi_sums_avx2)_mm256_setzero_si256();
         for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 16 * rows)
             for (k = 0; k < 2; k++) {
                 __m256i x = skvi_widen_avx2(level + 16 * k);
@@ -4658,13 +4775,14 @@ static inline void skvi_score_wide_rows_avx2(const uint32_t rows, const signed c
                 SKVI_LA_UNROLL
                 for (r = 0; r < rows; r++) {
                     __m256i z = _mm256_broadcastsi128_si256(SKVI_LOAD128(query + 16 * r + 8 * k));
-                    a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(x, z));
-                    a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(y, z));
+                    a[r][0] += (skvi_sums_avx2)_mm256_madd_epi16(x, z);
+                    a[r][1] += (skvi_sums_avx2)_mm256_madd_epi16(y, z);
                 }
             }
         SKVI_LA_UNROLL
         for (r = 0; r < rows; r++) {
-            sum = _mm256_permute4x64_epi64(_mm256_hadd_epi32(a[r][0], a[r][1]), 0xD8);
+            sum = _mm256_hadd_epi32((__m256i)a[r][0], (__m256i)a[r][1]);
+            sum = _mm256_permute4x64_epi64(sum, 0xD8);
             _mm256_storeu_si256((__m256i *)(acc + r * SKV_PAGE_TOKENS + 4 * i), sum);
         }
     }
@@ -4684,10 +4802,12 @@ static inline void skvi_value_pairs_avx2(const uint32_t rows, const uint32_t n,
                                          int32_t *acc)
 {
     const __m256i one = _mm256_set1_epi16(1);
-    __m256i a[4][2], x, y, z, u;
+    skvi_sums_avx2 a[4][2];
+    __m256i x, y, z, u;
     uint32_t r, i;
     SKVI_LA_UNROLL
-    for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
+    for (r = 0; r < rows; r++) a[r][0] = a[r][1] = (skvi_sums_avx2)_mm256_setzero_si256();
+    SKVI_UNROLL_4
     for (i = 0; i < SKVI_STEPS; i++, levels += 32, w += 4) {
         x = y = SKVI_LOAD256(levels);
         if (n == 2) y = SKVI_LOAD256(levels + SKVI_PAIR_BYTES);
@@ -4697,16 +4817,16 @@ static inline void skvi_value_pairs_avx2(const uint32_t rows, const uint32_t n,
             memcpy(&four, w + r * SKV_PAGE_TOKENS, 4);
             z = _mm256_set1_epi32(four);
             u = _mm256_madd_epi16(_mm256_maddubs_epi16(z, x), one);
-            a[r][0] = _mm256_add_epi32(a[r][0], u);
+            a[r][0] += (skvi_sums_avx2)u;
             if (n == 1) continue;
             u = _mm256_madd_epi16(_mm256_maddubs_epi16(z, y), one);
-            a[r][1] = _mm256_add_epi32(a[r][1], u);
+            a[r][1] += (skvi_sums_avx2)u;
         }
     }
     SKVI_LA_UNROLL
     for (r = 0; r < rows; r++) {
-        _mm256_storeu_si256((__m256i *)(acc + 8 * r), a[r][0]);
-        if (n == 2) _mm256_storeu_si256((__m256i *)(acc + 8 * (rows + r)), a[r][1]);
+        _mm256_storeu_si256((__m256i *)(acc + 8 * r), (__m256i)a[r][0]);
+        if (n == 2) _mm256_storeu_si256((__m256i *)(acc + 8 * (rows + r)), (__m256i)a[r][1]);
     }
 }
 
@@ -4732,9 +4852,10 @@ static inline void skvi_value_wide_rows_avx2(const uint32_t rows, const signed c
 {
     uint32_t p, r, i;
     for (p = 0; p < pairs; p++, levels += SKVI_PAIR_BYTES) {
-        __m256i a[4][2];
+        skvi_sums_avx2 a[4][2];
         SKVI_LA_UNROLL
-        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
+        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = (skvi_sums_avx2)_mm256_setzero_si256();
+        SKVI_UNROLL_4
         for (i = 0; i < SKVI_STEPS; i++) {
             __m256i x = skvi_widen_avx2(levels + 32 * i);
             __m256i y = skvi_widen_avx2(levels + 32 * i + 16);
@@ -4744,13 +4865,13 @@ static inline void skvi_value_wide_rows_avx2(const uint32_t rows, const signed c
                 __m256i z;
                 memcpy(&four, w + r * SKV_PAGE_TOKENS + 4 * i, 8);
                 z = _mm256_set1_epi64x(four);
-                a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(x, z));
-                a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(y, z));
+                a[r][0] += (skvi_sums_avx2)_mm256_madd_epi16(x, z);
+                a[r][1] += (skvi_sums_avx2)_mm256_madd_epi16(y, z);
             }
         }
         SKVI_LA_UNROLL
         for (r = 0; r < rows; r++, acc += 8) {
-            __m256i sum = _mm256_hadd_epi32(a[r][0], a[r][1]);
+            __m256i sum = _mm256_hadd_epi32((__m256i)a[r][0], (__m256i)a[r][1]);
             _mm256_storeu_si256((__m256i *)acc, _mm256_permute4x64_epi64(sum, 0xD8));
         }
     }
@@ -4867,7 +4988,7 @@ static float skvi_weights_avx2(const float *s, unsigned char *p, int16_t *wide)
     return top / 254.0f;
 }
 #ifdef SKVI_LA_AVX512
-/* Sums in a type of their own: gcc copies those of type __m512i before each product and after. */
+/* As skvi_sums_avx2: gcc copies __m512i before each product and after. */
 typedef int32_t skvi_sums_avx512 __attribute__((vector_size(64)));
 #define SKVI_DOT512(f, a, x, z) ((a) = (skvi_sums_avx512)f((__m512i)(a), x, z))
 #define SKVI_DOT4(f, a, x, z) \
@@ -5140,14 +5261,14 @@ static float skvi_exps_avx512(float *s, float top)
 #endif
 
 #ifdef SKVI_LA_128
-__attribute__((always_inline))
+SKVI_INLINE_128
 static inline skvi_f32x4 skvi_abs_128(skvi_f32x4 x)
 {
     return (skvi_f32x4)((skvi_u32x4)x & SKVI_SPLAT_32(0x7FFFFFFFu));
 }
 
 /* The nearest integers, ties to even, of numbers below 2^22. */
-__attribute__((always_inline))
+SKVI_INLINE_128
 static inline skvi_u32x4 skvi_nearest_128(skvi_f32x4 x)
 {
     const skvi_f32x4 magic = SKVI_SPLAT_F32(SKVI_MAGIC);
@@ -5155,6 +5276,7 @@ static inline skvi_u32x4 skvi_nearest_128(skvi_f32x4 x)
 }
 
 /* Reads q, step and zero up to the next multiple of 8, where they are 0. */
+SKVI_TARGET_128
 static float skvi_query_128(const float *q, const float *step, const float *zero, uint32_t n,
                             int wide, void *out, size_t stride, float *offset)
 {
@@ -5178,21 +5300,21 @@ static float skvi_query_128(const float *q, const float *step, const float *zero
             SKVI_STORE(skvi_u16x8, at, twice);
         } else {
             twice &= SKVI_SPLAT_16(255);
-            SKVI_STORE(skvi_u8x16, at, SKVI_BYTES(twice, twice));
+            SKVI_STORE(skvi_u8x16, at, SKVI_CUT_BYTES(twice, twice));
         }
     }
     *offset = skvi_sum_128(sum, SKVI_SPLAT_F32(0));
     return top / range;
 }
 
-/* Eight products of 16 bits, each added to its neighbour's: at once in WebAssembly, and on NEON
-   when all is summed. */
+/* Eight products of 16 bits, each added to its neighbour's: at once with SSE4.1 and in WebAssembly,
+   on NEON when all is summed. */
 #ifdef SKVI_LA_NEON
 typedef struct skvi_madds { int32x4_t v[2]; } skvi_madds;
 #else
 typedef struct skvi_madds { skvi_i32x4 v[1]; } skvi_madds;
 #endif
-__attribute__((always_inline))
+SKVI_INLINE_128
 static inline void skvi_madd_zero_128(skvi_madds *a)
 {
 #ifdef SKVI_LA_NEON
@@ -5202,18 +5324,18 @@ static inline void skvi_madd_zero_128(skvi_madds *a)
 #endif
 }
 
-__attribute__((always_inline))
+SKVI_INLINE_128
 static inline void skvi_madd_128(skvi_madds *a, skvi_i16x8 x, skvi_i16x8 y)
 {
 #ifdef SKVI_LA_NEON
     a->v[0] = vmlal_s16(a->v[0], vget_low_s16((int16x8_t)x), vget_low_s16((int16x8_t)y));
     a->v[1] = vmlal_high_s16(a->v[1], (int16x8_t)x, (int16x8_t)y);
 #else
-    a->v[0] += (skvi_i32x4)wasm_i32x4_dot_i16x8((v128_t)x, (v128_t)y);
+    a->v[0] += SKVI_MADD(x, y);
 #endif
 }
 
-__attribute__((always_inline))
+SKVI_INLINE_128
 static inline skvi_i32x4 skvi_madd_sum_128(const skvi_madds *a)
 {
 #ifdef SKVI_LA_NEON
@@ -5225,7 +5347,7 @@ static inline skvi_i32x4 skvi_madd_sum_128(const skvi_madds *a)
 
 /* Levels times queries of 16 bits, or of 8 where `wide` is 0; rows and wide are constants of the
    caller. As many steps at a time as the registers hold sums for. */
-__attribute__((always_inline))
+SKVI_INLINE_128
 static inline void skvi_score_steps_128(const uint32_t rows, const int wide,
                                         const signed char *levels, const signed char *q,
                                         uint32_t pairs, int32_t *acc)
@@ -5264,6 +5386,7 @@ static inline void skvi_score_steps_128(const uint32_t rows, const int wide,
     }
 }
 
+SKVI_TARGET_128
 static void skvi_score_wide_128(const signed char *levels, const int16_t *q, uint32_t pairs,
                                 uint32_t rows, int32_t *acc)
 {
@@ -5271,7 +5394,7 @@ static void skvi_score_wide_128(const signed char *levels, const int16_t *q, uin
 }
 
 /* One quad at a time, or two where the registers hold their sums. */
-__attribute__((always_inline))
+SKVI_INLINE_128
 static inline void skvi_value_wide_rows_128(const uint32_t rows, const signed char *levels,
                                             const int16_t *w, uint32_t pairs, int32_t *acc)
 {
@@ -5307,6 +5430,7 @@ static inline void skvi_value_wide_rows_128(const uint32_t rows, const signed ch
     }
 }
 
+SKVI_TARGET_128
 static void skvi_value_wide_128(const signed char *levels, const int16_t *w, uint32_t pairs,
                                 uint32_t rows, int32_t *acc)
 {
@@ -5360,6 +5484,7 @@ static inline void skvi_score_rows_neon(const uint32_t rows, const signed char *
     }
 }
 
+SKVI_TARGET_128
 static void skvi_score_128(const signed char *levels, const signed char *q, uint32_t pairs,
                            uint32_t rows, int32_t *acc)
 {
@@ -5407,6 +5532,7 @@ static inline void skvi_value_rows_neon(const uint32_t rows, const signed char *
     }
 }
 
+SKVI_TARGET_128
 static void skvi_value_128(const signed char *levels, const unsigned char *w, uint32_t pairs,
                            uint32_t rows, int32_t *acc)
 {
@@ -5417,23 +5543,26 @@ static void skvi_value_128(const signed char *levels, const unsigned char *w, ui
     SKVI_BY_ROWS(skvi_value_rows_neon, rows, levels, less, pairs, acc);
 }
 #else
+SKVI_TARGET_128
 static void skvi_score_128(const signed char *levels, const signed char *q, uint32_t pairs,
                            uint32_t rows, int32_t *acc)
 {
     SKVI_BY_ROWS(skvi_score_steps_128, rows, 0, levels, q, pairs, acc);
 }
 
+SKVI_TARGET_128
 static void skvi_value_128(const signed char *levels, const unsigned char *w, uint32_t pairs,
                            uint32_t rows, int32_t *acc)
 {
     int16_t wide[SKVI_GANG * SKV_PAGE_TOKENS];
     uint32_t i;
     for (i = 0; i < rows * SKV_PAGE_TOKENS; i += 8)
-        SKVI_STORE(skvi_u16x8, wide + i, wasm_u16x8_load8x8(w + i));
+        SKVI_STORE(skvi_u16x8, wide + i, SKVI_WIDEN_U8(w + i));
     skvi_value_wide_128(levels, wide, pairs, rows, acc);
 }
 #endif
 
+SKVI_TARGET_128
 static void skvi_add_scores_128(const int32_t *acc, float unit, float offset, float *s)
 {
     SKVI_UNFUSED
@@ -5445,6 +5574,7 @@ static void skvi_add_scores_128(const int32_t *acc, float unit, float offset, fl
     }
 }
 
+SKVI_TARGET_128
 static void skvi_add_values_128(const int32_t *acc, size_t stride, const float *step, float unit,
                                 uint32_t n, float *out)
 {
@@ -5457,6 +5587,7 @@ static void skvi_add_values_128(const int32_t *acc, size_t stride, const float *
     }
 }
 
+SKVI_TARGET_128
 static float skvi_top_128(const float *s)
 {
     skvi_f32x4 x = SKVI_LOAD(skvi_f32x4, s), y = SKVI_LOAD(skvi_f32x4, s + 4);
@@ -5472,6 +5603,7 @@ static float skvi_top_128(const float *s)
     return top;
 }
 
+SKVI_TARGET_128
 static float skvi_exps_128(float *s, float top)
 {
     SKVI_UNFUSED
@@ -5499,6 +5631,7 @@ static float skvi_exps_128(float *s, float top)
     return skvi_sum_128(sum[0], sum[1]);
 }
 
+SKVI_TARGET_128
 static float skvi_weights_128(const float *s, unsigned char *p, int16_t *wide)
 {
     SKVI_UNFUSED
@@ -5517,7 +5650,8 @@ static float skvi_weights_128(const float *s, unsigned char *p, int16_t *wide)
             v[l] = skvi_nearest_128(x);
             carry[l & 1u] = x - (x + magic - magic);
         }
-        SKVI_STORE(skvi_u8x16, p + i, SKVI_BYTES(SKVI_SHORTS(v[0], v[1]), SKVI_SHORTS(v[2], v[3])));
+        SKVI_STORE(skvi_u8x16, p + i,
+                   SKVI_CUT_BYTES(SKVI_SHORTS(v[0], v[1]), SKVI_SHORTS(v[2], v[3])));
     }
     inv *= SKVI_SPLAT_F32(64);
     for (i = 0; wide && i < SKV_PAGE_TOKENS; i += 8) {
@@ -5531,17 +5665,19 @@ static float skvi_weights_128(const float *s, unsigned char *p, int16_t *wide)
 
 /* >>turned ------------------------------------------------------------------------------------
    Scores of a mean that RoPE turns: the sum over pairs p of a_p cos(f_p t) + b_p sin(f_p t), for
-   the 64 tokens of a page, t counted from its middle. Pairs of low frequency, fewer than SKVI_SLOW
-   radians from the middle to an end, are one polynomial of degree 7 between them (T_n of x = t /
-   31.5: cos(z x) = J_0(z) + 2 sum (-1)^k J_2k(z) T_2k(x), sin(z x) = 2 sum (-1)^k J_2k+1(z)
+   the 128 tokens of two pages, t counted from their middle. Pairs of low frequency, fewer than
+   SKVI_SLOW radians from the middle to an end, are one polynomial of degree 7 between them (T_n of
+   x = t / 63.5: cos(z x) = J_0(z) + 2 sum (-1)^k J_2k(z) T_2k(x), sin(z x) = 2 sum (-1)^k J_2k+1(z)
    T_2k+1(x), Abramowitz and Stegun 9.1.44 to 47); the others keep a cosine and a sine of their own.
    The sum is in 16-bit integers; no coefficient's rounding moves a score by more than half a unit.
    T_0 and T_1, a line, stay in float: slow pairs may be large (the key biases of Qwen2).
 
-   Cosines are even and sines odd about the middle, T_n likewise: sums for the later 32 tokens,
-   even and odd apart, give the earlier ones too. Waves are [even, odd][n / 2][32 tokens][2] of
+   Cosines are even and sines odd about the middle, T_n likewise: sums for the later 64 tokens,
+   even and odd apart, give the earlier ones too. Waves are [even, odd][n / 2][64 tokens][2] of
    int16, 32767 for 1; a row's coefficients [even, odd][room], their magnitudes together at most
    SKVI_WAVE_MOST, so that no sum overflows. */
+#define SKVI_SPAN (2u * SKV_PAGE_TOKENS)
+#define SKVI_MIDDLE 63.5            /* of a span, from its first token */
 #define SKVI_SLOW 1.5               /* left out: 2 J_8(1.5) = 5e-6 of such a pair */
 #define SKVI_WAVE_MOST 32500.0f
 #define SKVI_WAVE_POLY 3u           /* waves that T_2 T_3, T_4 T_5, T_6 T_7 take */
@@ -5552,16 +5688,16 @@ typedef struct skvi_waves {
     uint32_t  pairs, whole, fast;   /* whole: pairs up to a multiple of 8 */
     uint16_t *order;                /* [pairs]: fast pairs first */
     float    *freq;                 /* [pairs], in that order */
-    double   *phase;                /* [4][whole]: e^(i f position), then e^(i f 64) */
-    double   *start;                /* likewise, of the first page of 16; e^(i f 1024) */
+    double   *phase;                /* [4][whole]: e^(i f position), then e^(i f 128) */
+    double   *start;                /* likewise, of the first span of 8; e^(i f 1024) */
     uint32_t  at, start_at;         /* positions of both + 1; 0: none */
     float    *now;                  /* [2][whole]: phase, as floats */
     float    *poly;                 /* [8][whole]: J_0 2J_2.. J_6 of a pair, J_1.. J_7; fast: 0 */
-    int16_t  *wave;                 /* [2][n / 2][32][2] */
+    int16_t  *wave;                 /* [2][n / 2][64][2] */
     int16_t  *coef;                 /* [GANG][2][WAVE_ROOM(whole)] */
 } skvi_waves;
 
-/* Turns the phases on by one page. */
+/* Turns the phases on by one span. */
 static void skvi_wave_step_c(double *phase, uint32_t whole, float *now)
 {
     SKVI_UNFUSED
@@ -5576,7 +5712,7 @@ static void skvi_wave_step_c(double *phase, uint32_t whole, float *now)
     }
 }
 
-/* Waves of a page, in twos. */
+/* Waves of a span, in twos. */
 static uint32_t skvi_wave_count(uint32_t fast) { return (fast + SKVI_WAVE_POLY + 1) & ~1u; }
 
 /* Coefficients of one row, [2][WAVE_ROOM]: still[2][whole] turned by now[2][whole], low pairs
@@ -5609,31 +5745,31 @@ static float skvi_wave_coef_c(const float *now, const float *still, const float 
         coef[odd + p] = (int16_t)(b * inv + SKVI_MAGIC - SKVI_MAGIC);
     }
     line[0] = low[0];
-    line[1] = low[4] * (1.0f / 31.5f);
+    line[1] = low[4] * (float)(1 / SKVI_MIDDLE);
     return most / SKVI_WAVE_MOST;
 }
 
-/* s[rows][64] = line[rows][2] at t + unit times the sum of n waves; coefficients of even and odd
+/* s[rows][128] = line[rows][2] at t + unit times the sum of n waves; coefficients of even and odd
    waves, and so half a row's, are `odd` apart. */
 static void skvi_wave_sum_c(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t odd,
                             uint32_t rows, const float *unit, const float *line, float *s)
 {
     SKVI_UNFUSED
-    const int16_t *w = wave, *v = wave + n * SKV_PAGE_TOKENS / 2;
+    const int16_t *w = wave, *v = wave + n * SKVI_SPAN / 2;
     uint32_t r, t, p;
-    for (r = 0; r < rows; r++, coef += 2 * odd, line += 2, s += SKV_PAGE_TOKENS)
-        for (t = 0; t < SKV_PAGE_TOKENS / 2; t++) {
+    for (r = 0; r < rows; r++, coef += 2 * odd, line += 2, s += SKVI_SPAN)
+        for (t = 0; t < SKVI_SPAN / 2; t++) {
             int32_t even_sum = 0, odd_sum = 0;
             float x, y;
             for (p = 0; p < n; p++) {
-                uint32_t at = p / 2 * SKV_PAGE_TOKENS + 2 * t + p % 2;
+                uint32_t at = p / 2 * SKVI_SPAN + 2 * t + p % 2;
                 even_sum += w[at] * coef[p];
                 odd_sum += v[at] * coef[odd + p];
             }
             x = line[0] + unit[r] * (float)even_sum;
             y = ((float)t + 0.5f) * line[1] + unit[r] * (float)odd_sum;
-            s[SKV_PAGE_TOKENS / 2 + t] = x + y;
-            s[SKV_PAGE_TOKENS / 2 - 1 - t] = x - y;
+            s[SKVI_SPAN / 2 + t] = x + y;
+            s[SKVI_SPAN / 2 - 1 - t] = x - y;
         }
 }
 
@@ -5707,7 +5843,7 @@ static float skvi_wave_coef_avx2(const float *now, const float *still, const flo
     }
     low = _mm256_set_m128(skvi_four_sums_avx2(part + 4), skvi_four_sums_avx2(part));
     line[0] = _mm256_cvtss_f32(low);
-    line[1] = _mm_cvtss_f32(_mm256_extractf128_ps(low, 1)) * (1.0f / 31.5f);
+    line[1] = _mm_cvtss_f32(_mm256_extractf128_ps(low, 1)) * (float)(1 / SKVI_MIDDLE);
     low = _mm256_blend_ps(low, zero, 0x11);
     most = skvi_sum_avx2(_mm256_add_ps(load, _mm256_and_ps(low, magnitude)));
     inv = _mm256_set1_ps(most > 1e-30f ? SKVI_WAVE_MOST / most : 0);
@@ -5733,9 +5869,9 @@ static inline void skvi_wave_write_avx2(__m256i even, __m256i odd, float unit, c
     __m256 t = _mm256_add_ps(half, _mm256_set1_ps((float)at));
     x = _mm256_add_ps(_mm256_set1_ps(line[0]), x);
     y = _mm256_add_ps(_mm256_mul_ps(t, _mm256_set1_ps(line[1])), y);
-    _mm256_storeu_ps(s + SKV_PAGE_TOKENS / 2 + at, _mm256_add_ps(x, y));
+    _mm256_storeu_ps(s + SKVI_SPAN / 2 + at, _mm256_add_ps(x, y));
     x = _mm256_permutevar8x32_ps(_mm256_sub_ps(x, y), mirror);
-    _mm256_storeu_ps(s + SKV_PAGE_TOKENS / 2 - 8 - at, x);
+    _mm256_storeu_ps(s + SKVI_SPAN / 2 - 8 - at, x);
 }
 
 __attribute__((target("avx2"), always_inline))
@@ -5744,26 +5880,27 @@ static inline void skvi_wave_rows_avx2(const uint32_t rows, const int16_t *wave,
                                        const float *unit, const float *line, float *s)
 {
     uint32_t t, p, r;
-    for (t = 0; t < SKV_PAGE_TOKENS / 2; t += 8, wave += 16) {
+    for (t = 0; t < SKVI_SPAN / 2; t += 8, wave += 16) {
         const int16_t *w = wave, *q = coef;
-        __m256i a[4][2];
+        skvi_sums_avx2 a[4][2];
         SKVI_LA_UNROLL
-        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = _mm256_setzero_si256();
-        for (p = 0; p < n; p += 2, w += SKV_PAGE_TOKENS, q += 2) {
-            __m256i x = SKVI_LOAD256(w), y = SKVI_LOAD256(w + n * SKV_PAGE_TOKENS / 2);
+        for (r = 0; r < rows; r++) a[r][0] = a[r][1] = (skvi_sums_avx2)_mm256_setzero_si256();
+        SKVI_UNROLL_4
+        for (p = 0; p < n; p += 2, w += SKVI_SPAN, q += 2) {
+            __m256i x = SKVI_LOAD256(w), y = SKVI_LOAD256(w + n * SKVI_SPAN / 2);
             SKVI_LA_UNROLL
             for (r = 0; r < rows; r++) {
                 int32_t two, twin;
                 memcpy(&two, q + 2 * odd * r, 4);
                 memcpy(&twin, q + 2 * odd * r + odd, 4);
-                a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(x, _mm256_set1_epi32(two)));
-                a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(y, _mm256_set1_epi32(twin)));
+                a[r][0] += (skvi_sums_avx2)_mm256_madd_epi16(x, _mm256_set1_epi32(two));
+                a[r][1] += (skvi_sums_avx2)_mm256_madd_epi16(y, _mm256_set1_epi32(twin));
             }
         }
         SKVI_LA_UNROLL
         for (r = 0; r < rows; r++)
-            skvi_wave_write_avx2(a[r][0], a[r][1], unit[r], line + 2 * r, t,
-                                 s + r * SKV_PAGE_TOKENS);
+            skvi_wave_write_avx2((__m256i)a[r][0], (__m256i)a[r][1], unit[r], line + 2 * r, t,
+                                 s + r * SKVI_SPAN);
     }
 }
 
@@ -5787,8 +5924,8 @@ static inline void skvi_wave_write_avx512(__m512i even, __m512i odd, float unit,
     t = SKVI_ADD512(t, _mm512_set1_ps(0.5f));
     x = SKVI_ADD512(_mm512_set1_ps(line[0]), x);
     y = SKVI_ADD512(SKVI_MUL512(t, _mm512_set1_ps(line[1])), y);
-    _mm512_storeu_ps(s + SKV_PAGE_TOKENS / 2 + at, SKVI_ADD512(x, y));
-    SKVI_STORE512(s + SKV_PAGE_TOKENS / 2 - 16 - at,
+    _mm512_storeu_ps(s + SKVI_SPAN / 2 + at, SKVI_ADD512(x, y));
+    SKVI_STORE512(s + SKVI_SPAN / 2 - 16 - at,
                   _mm512_permutexvar_epi32(mirror, _mm512_castps_si512(SKVI_SUB512(x, y))));
 }
 
@@ -5797,35 +5934,38 @@ static inline void skvi_wave_rows_avx512(const uint32_t rows, const int16_t *wav
                                          const int16_t *coef, uint32_t n, uint32_t odd,
                                          const float *unit, const float *line, float *s)
 {
-    const int16_t *v = wave + n * SKV_PAGE_TOKENS / 2;
-    skvi_sums_avx512 a[4][4];
-    __m512i x[4], z;
-    uint32_t p, r;
-    SKVI_UNROLL_16
-    for (r = 0; r < rows; r++) SKVI_ZERO4(a[r]);
-    for (p = 0; p < n; p += 2, wave += SKV_PAGE_TOKENS, v += SKV_PAGE_TOKENS, coef += 2) {
-        x[0] = SKVI_LOAD512(wave);
-        x[1] = SKVI_LOAD512(wave + 32);
-        x[2] = SKVI_LOAD512(v);
-        x[3] = SKVI_LOAD512(v + 32);
+    uint32_t t, p, r;
+    for (t = 0; t < SKVI_SPAN / 2; t += 32, wave += 64) {
+        const int16_t *w = wave, *v = wave + n * SKVI_SPAN / 2, *q = coef;
+        skvi_sums_avx512 a[4][4];
+        __m512i x[4], z;
+        SKVI_UNROLL_16
+        for (r = 0; r < rows; r++) SKVI_ZERO4(a[r]);
+        for (p = 0; p < n; p += 2, w += SKVI_SPAN, v += SKVI_SPAN, q += 2) {
+            x[0] = SKVI_LOAD512(w);
+            x[1] = SKVI_LOAD512(w + 32);
+            x[2] = SKVI_LOAD512(v);
+            x[3] = SKVI_LOAD512(v + 32);
+            SKVI_UNROLL_16
+            for (r = 0; r < rows; r++) {
+                int32_t two, twin;
+                memcpy(&two, q + 2 * odd * r, 4);
+                memcpy(&twin, q + 2 * odd * r + odd, 4);
+                z = _mm512_set1_epi32(two);
+                SKVI_DOT512(_mm512_dpwssd_epi32, a[r][0], x[0], z);
+                SKVI_DOT512(_mm512_dpwssd_epi32, a[r][1], x[1], z);
+                z = _mm512_set1_epi32(twin);
+                SKVI_DOT512(_mm512_dpwssd_epi32, a[r][2], x[2], z);
+                SKVI_DOT512(_mm512_dpwssd_epi32, a[r][3], x[3], z);
+            }
+        }
         SKVI_UNROLL_16
         for (r = 0; r < rows; r++) {
-            int32_t two, twin;
-            memcpy(&two, coef + 2 * odd * r, 4);
-            memcpy(&twin, coef + 2 * odd * r + odd, 4);
-            z = _mm512_set1_epi32(two);
-            SKVI_DOT512(_mm512_dpwssd_epi32, a[r][0], x[0], z);
-            SKVI_DOT512(_mm512_dpwssd_epi32, a[r][1], x[1], z);
-            z = _mm512_set1_epi32(twin);
-            SKVI_DOT512(_mm512_dpwssd_epi32, a[r][2], x[2], z);
-            SKVI_DOT512(_mm512_dpwssd_epi32, a[r][3], x[3], z);
+            const float *l = line + 2 * r;
+            float *to = s + r * SKVI_SPAN;
+            skvi_wave_write_avx512((__m512i)a[r][0], (__m512i)a[r][2], unit[r], l, t, to);
+            skvi_wave_write_avx512((__m512i)a[r][1], (__m512i)a[r][3], unit[r], l, t + 16, to);
         }
-    }
-    SKVI_UNROLL_16
-    for (r = 0; r < rows; r++) {
-        float *to = s + r * SKV_PAGE_TOKENS;
-        skvi_wave_write_avx512((__m512i)a[r][0], (__m512i)a[r][2], unit[r], line + 2 * r, 0, to);
-        skvi_wave_write_avx512((__m512i)a[r][1], (__m512i)a[r][3], unit[r], line + 2 * r, 16, to);
     }
 }
 
@@ -5840,6 +5980,7 @@ static void skvi_wave_sum_avx512(const int16_t *wave, const int16_t *coef, uint3
 #endif
 
 #ifdef SKVI_LA_128
+SKVI_TARGET_128
 static void skvi_wave_step_128(double *phase, uint32_t whole, float *now)
 {
     SKVI_UNFUSED
@@ -5860,7 +6001,7 @@ static void skvi_wave_step_128(double *phase, uint32_t whole, float *now)
 }
 
 /* Eight numbers times inv as int16. */
-__attribute__((always_inline))
+SKVI_INLINE_128
 static inline void skvi_wave_pack_128(const float *x, float inv, int16_t *out)
 {
     skvi_u32x4 a = skvi_nearest_128(SKVI_LOAD(skvi_f32x4, x) * SKVI_SPLAT_F32(inv));
@@ -5868,6 +6009,7 @@ static inline void skvi_wave_pack_128(const float *x, float inv, int16_t *out)
     SKVI_STORE(skvi_i16x8, out, SKVI_SHORTS(a, b));
 }
 
+SKVI_TARGET_128
 static float skvi_wave_coef_128(const float *now, const float *still, const float *poly,
                                 uint32_t whole, uint32_t fast, int16_t *coef, float *line)
 {
@@ -5900,7 +6042,7 @@ static float skvi_wave_coef_128(const float *now, const float *still, const floa
         low[k / 4][k % 4] = ((x[0] + x[1]) + (x[2] + x[3])) + ((y[0] + y[1]) + (y[2] + y[3]));
     }
     line[0] = low[0][0];
-    line[1] = low[1][0] * (1.0f / 31.5f);
+    line[1] = low[1][0] * (float)(1 / SKVI_MIDDLE);
     for (i = 0; i < 2; i++) {
         low[i][0] = 0;
         load[i] += skvi_abs_128(SKVI_LOAD(skvi_f32x4, low[i]));
@@ -5915,7 +6057,7 @@ static float skvi_wave_coef_128(const float *now, const float *still, const floa
     return most / SKVI_WAVE_MOST;
 }
 
-__attribute__((always_inline))
+SKVI_INLINE_128
 static inline void skvi_wave_rows_128(const uint32_t rows, const int16_t *wave,
                                       const int16_t *coef, uint32_t n, uint32_t odd,
                                       const float *unit, const float *line, float *s)
@@ -5923,22 +6065,22 @@ static inline void skvi_wave_rows_128(const uint32_t rows, const int16_t *wave,
     SKVI_UNFUSED
     const skvi_f32x4 half = {0.5f, 1.5f, 2.5f, 3.5f};
     uint32_t t, p, r, i;
-    for (t = 0; t < SKV_PAGE_TOKENS / 2; t += 4, wave += 8) {
+    for (t = 0; t < SKVI_SPAN / 2; t += 4, wave += 8) {
         const int16_t *w = wave, *q = coef;
         skvi_madds a[4][2];
         SKVI_LA_UNROLL
         for (i = 0; i < 8; i++) skvi_madd_zero_128(&a[i / 2][i % 2]);
-        for (p = 0; p < n; p += 2, w += SKV_PAGE_TOKENS, q += 2)
+        for (p = 0; p < n; p += 2, w += SKVI_SPAN, q += 2)
             SKVI_LA_UNROLL
             for (i = 0; i < 2; i++) {
-                skvi_i16x8 x = SKVI_LOAD(skvi_i16x8, w + i * n * (SKV_PAGE_TOKENS / 2));
+                skvi_i16x8 x = SKVI_LOAD(skvi_i16x8, w + i * n * (SKVI_SPAN / 2));
                 SKVI_LA_UNROLL
                 for (r = 0; r < rows; r++)
                     skvi_madd_128(&a[r][i], x, (skvi_i16x8)SKVI_SPLAT_32(skvi_get32(
                         (const unsigned char *)(q + (2 * r + i) * odd))));
             }
         for (r = 0; r < rows; r++) {
-            float *to = s + r * SKV_PAGE_TOKENS + SKV_PAGE_TOKENS / 2;
+            float *to = s + r * SKVI_SPAN + SKVI_SPAN / 2;
             skvi_f32x4 x = SKVI_FLOATS(skvi_madd_sum_128(&a[r][0])) * SKVI_SPLAT_F32(unit[r]);
             skvi_f32x4 y = SKVI_FLOATS(skvi_madd_sum_128(&a[r][1])) * SKVI_SPLAT_F32(unit[r]);
             x = SKVI_SPLAT_F32(line[2 * r]) + x;
@@ -5950,6 +6092,7 @@ static inline void skvi_wave_rows_128(const uint32_t rows, const int16_t *wave,
     }
 }
 
+SKVI_TARGET_128
 static void skvi_wave_sum_128(const int16_t *wave, const int16_t *coef, uint32_t n, uint32_t odd,
                               uint32_t rows, const float *unit, const float *line, float *s)
 {
@@ -6002,76 +6145,62 @@ static const skvi_kernels *skvi_pick_kernels(void)
     if (isa & SKV_ISA_AVX2) return &skvi_kernels_avx2;
 #endif
 #ifdef SKVI_LA_128
-    if (isa & (SKV_ISA_NEON | SKV_ISA_WASM)) return &skvi_kernels_128;
+    if (isa & (SKV_ISA_SSE41 | SKV_ISA_NEON | SKV_ISA_WASM)) return &skvi_kernels_128;
 #endif
     (void)isa;
     return &skvi_kernels_c;
 }
 
-/* state[] from the winners, back from the states s[LANES] at the last position. */
-static void skvi_search_trace(skvi_search *v, uint32_t h, uint32_t first, unsigned char *s)
+/* state[] of `lanes` lanes from number `to` on at n positions from `first` on, from the winners of
+   the lanes lane[]: back from the states s[] at the last position. */
+static void skvi_search_trace(skvi_search *v, uint32_t h, uint32_t first, uint32_t n,
+                              const unsigned char *lane, uint32_t lanes, unsigned char *s,
+                              uint32_t to)
 {
     uint32_t i, l, at, b;
-    for (i = SKV_PAGE_TOKENS; i-- > 0;) {
+    for (i = n; i-- > 0;) {
         at = (first + i) % SKV_PAGE_TOKENS;
         b = skvi_step_bits(h, at);
-        memcpy(v->state[at], s, SKVI_LANES);
-        for (l = 0; b && l < SKVI_LANES; l++) {     /* lanes inside: loads that wait side by side */
-            uint32_t rest = s[l] & ((256u >> b) - 1), who = v->from[at][skvi_from_at(b, rest, l)];
-            if (b <= 4) who = who >> 4 * (rest & 1u) & 15u;
+        memcpy(v->state[at] + to, s, lanes);
+        for (l = 0; b && l < lanes; l++) {      /* lanes inside: loads that wait side by side */
+            uint32_t rest = s[l] & ((256u >> b) - 1), share = SKVI_SHARE(b);
+            uint32_t who = v->from[at][rest / share * SKVI_LANES + lane[l]];
+            who = who >> (share - 1 - rest % share) * (8 / share) & ((1u << b) - 1);
             s[l] = (unsigned char)(rest << b | who);
         }
     }
 }
 
-/* Costs at the start: nothing, or nothing only in the states ends[LANES]. */
-static void skvi_search_start(uint16_t *c, const unsigned char *ends, uint32_t b)
-{
-    uint32_t i, l, ways = 1u << b;
-    for (i = 0; i < ways; i++)
-        for (l = 0; l < SKVI_LANES; l++)
-            c[i * SKVI_LANES + l] = (uint16_t)((ends ? SKVI_NOT_HERE : 0) | i);
-    for (i = ways; i < 256; i *= 2)             /* tags repeat */
-        memcpy(c + i * SKVI_LANES, c, i * SKVI_LANES * sizeof *c);
-    for (l = 0; ends && l < SKVI_LANES; l++)
-        c[ends[l] * SKVI_LANES + l] = (uint16_t)(ends[l] & (ways - 1));
-}
-
-/* Best paths over the 64 positions of the circle from `first` on, from and to the states
-   ends[LANES], or free when that is NULL. use[] counts positions. Fills state[]. */
-static void skvi_search_path(const skvi_kernels *kern, skvi_search *v, const unsigned char *use,
-                             uint32_t h, uint32_t first, const unsigned char *ends)
+/* Costs and winners of the best paths over n positions of the circle from `first` on, n even, for
+   latents x[64][LANES]; from the states start[LANES], or from any when that is NULL. use[] counts
+   positions. Costs end up in cost[0]. */
+static void skvi_search_run(const skvi_kernels *kern, skvi_search *v, const int16_t *x,
+                            const unsigned char *use, uint32_t h, uint32_t first, uint32_t n,
+                            const unsigned char *start)
 {
     const skvi_fine fine = skvi_fine_of(h);
-    uint16_t *c = &v->cost[0][0][0], *d = &v->cost[1][0][0], *swap;
-    unsigned char s[SKVI_LANES];
     skvi_trial t;
-    uint32_t i, at;
-    skvi_search_start(c, ends, skvi_step_bits(h, first));
+    uint32_t i, l, at;
+    memset(v->cost[0], start ? 255 : 0, sizeof v->cost[0]);
+    for (l = 0; start && l < SKVI_LANES; l++) v->cost[0][start[l]][l] = 0;
+    memset(v->low, 0, sizeof v->low);
+    memset(v->total, 0, sizeof v->total);
     t.unit = fine.unit;
-    t.most = fine.most;
+    t.twice = fine.twice;
     t.levels = 1u << skvi_code_of(h)->bits;
     t.dist = v->dist[0];
     t.low = v->low;
-    for (i = 0; i < SKV_PAGE_TOKENS; i++) {
+    t.total = v->total;
+    for (i = 0; i < n; i++) {
         at = (first + i) % SKV_PAGE_TOKENS;
-        memset(v->low, 0, sizeof v->low);
-        if (i % 8 == 7) kern->low(c, v->low, NULL);
-        t.c = c;
-        t.d = d;
-        t.x = use[at] ? v->x[at] : NULL;
+        t.c = v->cost[i % 2][0];
+        t.d = v->cost[(i + 1) % 2][0];
+        t.x = use[at] ? x + skvi_token_of(at) * SKVI_LANES : NULL;
         t.level = v->level[at & 1u];
         t.from = v->from[at];
         t.b = skvi_step_bits(h, at);
-        t.next = skvi_step_bits(h, at + 1);
         kern->search(&t);
-        swap = c;
-        c = d;
-        d = swap;
     }
-    kern->low(c, v->low, s);
-    if (ends) memcpy(s, ends, sizeof s);
-    skvi_search_trace(v, h, first, s);
 }
 
 /* Levels of all windows, counted from the lowest. */
@@ -6079,9 +6208,11 @@ static void skvi_search_levels(skvi_search *v, uint32_t h)
 {
     int lowest = -(1 << (skvi_code_of(h)->bits - 1));
     uint32_t step, w;
-    for (step = 0; step < 2; step++)
+    for (step = 0; step < 2; step++) {
+        const signed char *a = skvi_code_part(h, step, 0), *b = skvi_code_part(h, step, 1);
         for (w = 0; w < 256; w++)
-            v->level[step][w] = (uint16_t)((skvi_level(h, step, w) - lowest) * (int)SKVI_LANES);
+            v->level[step][w] = (uint16_t)((skvi_part_level(a, b, w) - lowest) * (int)SKVI_LANES);
+    }
 }
 
 /* A lane's path to its channel's bytes in a quad: each position's newest bits top its window. */
@@ -6101,19 +6232,40 @@ static void skvi_search_pack(const skvi_search *v, uint32_t lane, uint32_t h, in
     }
 }
 
-/* A lane's latents at a scale; u in the order of tokens. */
-static void skvi_search_load(skvi_search *v, uint32_t lane, const float *u, uint32_t h, uint32_t e)
+/* What cutting latents off at `most` hides of their squared errors: in costs. */
+static uint32_t skvi_search_hidden(const float *u, const unsigned char *use, float inv, int last,
+                                   int most, uint32_t twice)
+{
+    uint32_t i, sum = 0;
+    for (i = 0; i < SKV_PAGE_TOKENS; i++) {
+        float x = fabsf(u[skvi_token_of(i)]) * inv;
+        int y = x < 32000.0f ? (int)x : 32000;
+        if (use[i] && y > most)
+            sum += (uint32_t)((y - last) * (y - last) - (most - last) * (most - last)) >> 15
+                   << twice;
+    }
+    return sum;
+}
+
+/* A lane's latents at a scale, cut off a little beyond the last level. Returns what that hides;
+   use[] by position. */
+static uint32_t skvi_search_load(skvi_search *v, uint32_t lane, const float *u,
+                                 const unsigned char *use, uint32_t h, uint32_t e)
 {
     const skvi_code *code = skvi_code_of(h);
     const skvi_fine fine = skvi_fine_of(h);
-    float parts = (float)(fine.unit / fine.mult), inv = parts / (code->unit * skvi_scale(e));
-    float most = parts * (float)((1 << (code->bits - 1)) + SKVI_BEYOND);
-    uint32_t i;
-    for (i = 0; i < SKV_PAGE_TOKENS; i++) {
-        float x = u[skvi_token_of(i)] * inv;
-        x = x > -most ? x < most ? x : most : -most;            /* NaN: the left */
-        v->x[i][lane] = (int16_t)(fine.mult * (int32_t)(x + (x < 0 ? -0.5f : 0.5f)));
+    const int last = fine.unit << (code->bits - 1), end = last + SKVI_BEYOND * fine.unit;
+    const float inv = (float)fine.unit / (code->unit * skvi_scale(e)), most = (float)end;
+    float peak = 0;
+    uint32_t t;
+    for (t = 0; t < SKV_PAGE_TOKENS; t++) {
+        float x = u[t] * inv, y = fabsf(x);
+        peak = y > peak ? y : peak;
+        x = x > -most ? x : -most;                      /* NaN: the left */
+        x = (x < most ? x : most) + SKVI_MAGIC;
+        v->x[t][lane] = (int16_t)(uint16_t)(skvi_bits(x) & 0xFFFFu);
     }
+    return peak > most ? skvi_search_hidden(u, use, inv, last, end, fine.twice) : 0;
 }
 
 /* >>plan --------------------------------------------------------------------------------------
@@ -6832,10 +6984,11 @@ typedef struct skvi_coding {
     uint16_t          *scale;       /* [whole D] that channels ask for */
     unsigned char     *sub, *codes; /* codes: of channel ch */
     uint32_t           ch;          /* up to which channels are coded */
+    int                scaled;      /* scale[] is of these tokens */
     float              err[SKVI_P]; /* squared, of each token */
     unsigned char      use[SKVI_P], in[SKVI_P];     /* tokens coded; by position */
 } skvi_coding;
-#define SKVI_GATHER 2u              /* head groups whose K and V are encoded together */
+#define SKVI_GATHER 4u              /* head groups whose K and V are encoded together, at most */
 
 /* Up to SLAB channels of a stream that are all wide or all narrow: where they are in a sub and how
    kernels take them; after skvi_slab_expand also their factors. */
@@ -6859,7 +7012,8 @@ typedef struct skvi_lane {
     float *x, *ut;                  /* decode: [64][D], [64][D] */
     float *q, *ql, *s, *ol, *oo;    /* attend: [tile_rows] times d, whole D, 64, whole D, dv */
     float *part;                    /* attend: [tile_rows][SKVI_PART] of one range */
-    float *tile;                    /* attend: [max(d, dv)][64] */
+    float *base;                    /* attend: [tile_rows][128], scores of means in two pages */
+    float *tile;                    /* attend: [max(d, dv)][64] of exact tokens, in base's place */
     signed char *levels;            /* of a slab: [SLAB / 8][16][2][16] */
     skvi_slab *slab[2];             /* attend: K and V of the head group at hand */
     signed char *gang;              /* attend: queries of GANG rows as kernels want them */
@@ -6899,7 +7053,7 @@ static skvi_waves *skvi_waves_layout(skvi_arena *a, size_t d)
     to->start = (double *)skvi_take(a, whole, 4 * sizeof(double));
     to->now = (float *)skvi_take(a, whole, 2 * sizeof(float));
     to->poly = (float *)skvi_take(a, whole, 8 * sizeof(float));
-    to->wave = (int16_t *)skvi_take(a, skvi_wave_count((uint32_t)pairs), SKVI_P * sizeof(int16_t));
+    to->wave = (int16_t *)skvi_take(a, skvi_wave_count((uint32_t)pairs), SKVI_SPAN * 2);
     to->coef = (int16_t *)skvi_take(a, SKVI_WAVE_ROOM(whole), 2 * SKVI_GANG * sizeof(int16_t));
     return w;
 }
@@ -6930,7 +7084,9 @@ static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, si
     l->ol = (float *)skvi_take(a, rows, SKVI_WHOLE(D) * f);
     l->oo = (float *)skvi_take(a, rows, d * f);
     l->part = (float *)skvi_take(a, rows, SKVI_PART(D) * f);
-    l->tile = (float *)skvi_take(a, d, SKVI_P * f);
+    i = rows * SKVI_SPAN > d * SKVI_P ? rows * SKVI_SPAN : d * SKVI_P;
+    l->base = (float *)skvi_take(a, i, f);
+    l->tile = l->base;
     l->gang = (signed char *)skvi_take(a, SKVI_GANG, SKVI_P * 4);
     l->weight = (unsigned char *)skvi_take(a, rows, SKVI_P);
     l->weight_wide = (int16_t *)skvi_take(a, rows, SKVI_P * sizeof(int16_t));
@@ -6941,10 +7097,11 @@ static void skvi_lane_layout(skvi_arena *a, skvi_lane *l, size_t D, size_t d, si
     if (a->used < end) a->used = end;
 }
 
-/* Head groups of one unit of the encoder. */
+/* Head groups of one unit of the encoder: as many as leave work for every lane. */
 static uint32_t skvi_gather(const skvi_coder *c)
 {
-    return c->max_groups < SKVI_GATHER * c->n_lanes ? 1 : SKVI_GATHER;
+    uint32_t n = c->max_groups / (c->n_lanes ? c->n_lanes : 1);
+    return n < 1 ? 1 : n < SKVI_GATHER ? n : SKVI_GATHER;
 }
 
 static void skvi_coder_layout(skvi_arena *a, skvi_coder *c, const skv_model *m)
@@ -7055,14 +7212,17 @@ static void skvi_spread(const skvi_coder *c, size_t n, skvi_units run, void *arg
 /* Root mean square of a channel over the tokens in use, as a scale. */
 static uint32_t skvi_page_rms(const float *u, const unsigned char *use)
 {
-    float sum = 0;
-    uint32_t t, count = 0;
-    for (t = 0; t < SKVI_P; t++)
-        if (use[t]) {
-            sum += u[t] * u[t];
-            count++;
+    float sum[4] = {0};
+    uint32_t t, i, count = 0;
+    for (t = 0; t < SKVI_P; t += 4)
+        SKVI_LA_UNROLL
+        for (i = 0; i < 4; i++) {
+            float x = use[t + i] ? u[t + i] : 0;
+            sum[i] += x * x;
+            count += use[t + i];
         }
-    return skvi_nearest_scale(count ? sqrtf(sum / (float)count) : 0);
+    sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    return skvi_nearest_scale(count ? sqrtf(sum[0] / (float)count) : 0);
 }
 
 /* The largest level at scale 1. Not every path gets there: what counts as reached when a scale is
@@ -7077,12 +7237,16 @@ static float skvi_reach(uint32_t m)
    cutting them off would cost more than a coarser scale does to all. */
 static uint32_t skvi_page_scale(const float *u, const unsigned char *use, uint32_t m)
 {
-    float reach = SKVI_REACHED * skvi_reach(m), best = -1;
-    uint32_t rms = skvi_page_rms(u, use), s, best_s = rms, t;
+    float reach = SKVI_REACHED * skvi_reach(m), best = -1, far[SKVI_P + 1];
+    uint32_t rms = skvi_page_rms(u, use), s, best_s = rms, t, n = 0;
+    for (t = 0; t < SKVI_P; t++) {          /* only a few tokens lie beyond any reach */
+        far[n] = fabsf(u[t]);
+        n += use[t] && far[n] > reach * skvi_scale(rms);
+    }
     for (s = rms; s <= rms + 12 && s < 269; s++) {
         float scale = skvi_scale(s), cost = 64 * skvi_distortion[m] * scale * scale;
-        for (t = 0; t < SKVI_P; t++) {
-            float beyond = use[t] ? fabsf(u[t]) - reach * scale : 0;
+        for (t = 0; t < n; t++) {
+            float beyond = far[t] - reach * scale;
             cost += beyond > 0 ? beyond * beyond : 0;
         }
         if (best >= 0 && cost >= best) break;
@@ -7090,22 +7254,6 @@ static uint32_t skvi_page_scale(const float *u, const unsigned char *use, uint32
         best_s = s;
     }
     return best_s;
-}
-
-/* Squared error of the path found for a lane, at a scale. */
-static float skvi_search_error(const skvi_search *v, uint32_t lane, const float *u,
-                               const unsigned char *use, uint32_t h, uint32_t scale)
-{
-    const skvi_code *code = skvi_code_of(h);
-    float step = code->unit * skvi_scale(scale), sum = 0;
-    int lowest = -(1 << (code->bits - 1));
-    uint32_t i;
-    for (i = 0; i < SKVI_P; i++) {
-        float e = u[skvi_token_of(i)] -
-                  (float)(v->level[i & 1u][v->state[i][lane]] / (int)SKVI_LANES + lowest) * step;
-        sum += use[i] ? e * e : 0;
-    }
-    return sum;
 }
 
 /* Quads of one mode, of streams that code the same tokens. */
@@ -7122,52 +7270,50 @@ static const float *skvi_batch_u(const skvi_batch *b, uint32_t l)
     return b->of[l / SKVI_QUAD]->u + (b->ch[l / SKVI_QUAD] + l % SKVI_QUAD) * SKVI_P;
 }
 
-/* Free paths (tails need not meet) of a batch at its scales less `down`, in lanes from `lane` on:
-   latents to the search, or errors and the states at the end of the circle out of it. */
-static void skvi_batch_load(skvi_search *v, const skvi_batch *b, uint32_t h, uint32_t down,
-                            uint32_t lane)
+/* Free paths round the circle (tails need not meet) of up to PAIRED channels of a batch from `from`
+   on, at their scales and one step below; scale[], state[] and kept[] are of the better one. */
+static void skvi_search_free(const skvi_kernels *kern, skvi_search *v, uint32_t h, skvi_batch *b,
+                             uint32_t from)
 {
-    uint32_t l;
-    for (l = 0; l < b->n; l++)
-        skvi_search_load(v, lane + l, skvi_batch_u(b, l), h, b->scale[l] - down);
-}
-static void skvi_batch_judge(const skvi_search *v, const skvi_batch *b, uint32_t h, uint32_t down,
-                             uint32_t lane, float *err, unsigned char *tail)
-{
-    uint32_t l;
-    for (l = 0; l < b->n; l++) {
-        err[l] = skvi_search_error(v, lane + l, skvi_batch_u(b, l), b->of[0]->in, h,
-                                   b->scale[l] - down);
-        tail[l] = v->state[SKVI_P - 1][lane + l];
+    unsigned char end[SKVI_LANES], lane[SKVI_PAIRED], s[SKVI_PAIRED];
+    uint32_t n = b->n - from < SKVI_PAIRED ? b->n - from : SKVI_PAIRED, l, i;
+    uint64_t err[SKVI_LANES];
+    for (l = 0; l < n; l++)
+        for (i = l; i < SKVI_LANES; i += SKVI_PAIRED)
+            err[i] = skvi_search_load(v, i, skvi_batch_u(b, from + l), b->of[0]->in, h,
+                                      b->scale[from + l] - i / SKVI_PAIRED);
+    skvi_search_run(kern, v, v->x[0], b->of[0]->in, h, 0, SKVI_P, NULL);
+    kern->low(v->cost[0][0], v->low, end);
+    for (l = 0; l < SKVI_LANES; l++) err[l] += v->total[l] + v->low[l];
+    for (l = 0; l < n; l++) {
+        uint32_t down = 5741 * err[l + SKVI_PAIRED] < 8119 * err[l];    /* sqrt 2 between them */
+        b->scale[from + l] -= down;
+        lane[l] = (unsigned char)(l + down * SKVI_PAIRED);
+        s[l] = end[lane[l]];
     }
+    skvi_search_trace(v, h, 0, SKVI_P, lane, n, s, from);
+    for (i = 0; i < SKVI_P; i++)
+        for (l = 0; l < n; l++) v->kept[i][from + l] = v->x[i][lane[l]];
 }
 
+/* The seam where a free path's ends meet is mended over this many positions: enough for a path to
+   forget, an even number. */
+static uint32_t skvi_seam(uint32_t h) { return h <= 4 ? 64 : h <= 8 ? 48 : 24; }
+
 /* Codes of a batch; scale[] comes as skvi_page_scale says, at least low + 2, and leaves with what
-   was taken: that or the step below, by the error of a free path; both in one search where lanes
-   suffice. Then comes the path whose tails meet, in the state where the free path, which starts
-   half round the circle, passes the start. */
+   was taken: that or the step below, by the cost of a free path. Another search, over the seam,
+   from and to states of the free path, then makes its tails meet. */
 static void skvi_encode_quads(const skvi_kernels *kern, skvi_search *v, uint32_t h, skvi_batch *b)
 {
-    const unsigned char *use = b->of[0]->in;
-    float err[2][SKVI_LANES];
-    unsigned char tail[2][SKVI_LANES], end[SKVI_LANES] = {0};
-    uint32_t l, down, both = b->n <= SKVI_LANES / 2;
-    memset(v->x, 0, sizeof v->x);
+    unsigned char start[SKVI_LANES], lane[SKVI_LANES], s[SKVI_LANES];
+    uint32_t l, seam = skvi_seam(h), first = SKVI_P - seam / 2;
     skvi_search_levels(v, h);
-    for (down = 0; down < 2; down += 1 + both) {
-        skvi_batch_load(v, b, h, down, 0);
-        if (both) skvi_batch_load(v, b, h, 1, SKVI_LANES / 2);
-        skvi_search_path(kern, v, use, h, SKVI_P / 2, NULL);
-        skvi_batch_judge(v, b, h, down, 0, err[down], tail[down]);
-        if (both) skvi_batch_judge(v, b, h, 1, SKVI_LANES / 2, err[1], tail[1]);
-    }
-    for (l = 0; l < b->n; l++) {
-        down = !(err[1][l] >= err[0][l]);
-        b->scale[l] -= down;
-        end[l] = tail[down][l];
-    }
-    skvi_batch_load(v, b, h, 0, 0);
-    skvi_search_path(kern, v, use, h, 0, end);
+    for (l = 0; l < b->n; l += SKVI_PAIRED) skvi_search_free(kern, v, h, b, l);
+    for (l = 0; l < SKVI_LANES; l++) lane[l] = (unsigned char)l;
+    memcpy(start, v->state[first - 1], sizeof start);
+    memcpy(s, v->state[(first + seam - 1) % SKVI_P], sizeof s);
+    skvi_search_run(kern, v, v->kept[0], b->of[0]->in, h, first, seam, start);
+    skvi_search_trace(v, h, first, seam, lane, b->n, s, 0);
     for (l = 0; l < b->n; l++)
         skvi_search_pack(v, l, h, b->of[l / SKVI_QUAD]->kind, b->codes[l / SKVI_QUAD]);
 }
@@ -7239,14 +7385,22 @@ static void skvi_batch_add(skvi_batch *b, skvi_coding *k, uint32_t h)
     k->codes += SKVI_QUAD * SKVI_CODE_BYTES(h);
 }
 
-/* What a pass over a stream begins with: scales that channels ask for, and the least of them. */
-static void skvi_coding_begin(skvi_coding *k)
+/* The scales that channels ask for. */
+static void skvi_coding_scales(skvi_coding *k)
 {
-    uint32_t ch, m = SKVI_MODES - 1, left = k->plan->n[m], coded = k->plan->coded, t;
-    for (ch = 0; ch < coded; ch++, left--) {
+    uint32_t ch, m = SKVI_MODES - 1, left = k->plan->n[m];
+    for (ch = 0; ch < k->plan->coded; ch++, left--) {
         while (!left) left = k->plan->n[--m];
         k->scale[ch] = (uint16_t)skvi_page_scale(k->u + ch * SKVI_P, k->use, m);
     }
+    k->scaled = 1;
+}
+
+/* What a pass over a stream begins with: scales that channels ask for, and the least of them. */
+static void skvi_coding_begin(skvi_coding *k)
+{
+    uint32_t coded = k->plan->coded, t;
+    if (!k->scaled) skvi_coding_scales(k);
     k->sub[4] = (unsigned char)skvi_sub_gain(k->scale, coded < k->s->D ? coded : k->s->D);
     memset(k->sub + SKVI_SUB_HEADER, 0, SKVI_SCALE_BYTES(coded));
     memset(k->err, 0, sizeof k->err);
@@ -7283,23 +7437,25 @@ static void skvi_encode_pass(const skvi_coder *c, const skvi_lane *lane, skvi_co
 
 /* What each token's error will be, before any code is chosen: the mode's distortion at the page's
    scale, and what lies beyond the reach of its levels. */
-static void skvi_foresee(const skvi_stream *s, const skvi_plan *plan, const float *u,
-                         const unsigned char *use, float *err)
+static void skvi_foresee(skvi_coding *k)
 {
-    uint32_t ch, m = SKVI_MODES - 1, left = plan->n[m], t;
-    memset(err, 0, SKVI_P * sizeof(float));
-    for (ch = 0; ch < s->D; ch++, left--) {
-        const float *x = u + ch * SKVI_P;
-        float scale, base, reach;
-        while (!left) left = plan->n[--m];
-        scale = m ? skvi_scale(skvi_page_scale(x, use, m)) : 0;
-        base = skvi_distortion[m] * scale * scale;
+    uint32_t ch, m = SKVI_MODES - 1, left = k->plan->n[m], t;
+    float all = 0;
+    skvi_coding_scales(k);
+    memset(k->err, 0, sizeof k->err);
+    for (ch = 0; ch < k->s->D; ch++, left--) {
+        const float *x = k->u + ch * SKVI_P, var = k->s->var[ch];
+        float scale, reach;
+        while (!left) left = k->plan->n[--m];
+        scale = m ? skvi_scale(k->scale[ch]) : 0;
         reach = m ? skvi_reach(m) * scale : 0;
+        if (m) all += var * (skvi_distortion[m] * scale * scale);
         for (t = 0; t < SKVI_P; t++) {
             float beyond = fabsf(x[t]) - reach;
-            err[t] += s->var[ch] * (base + (beyond > 0 ? beyond * beyond : 0));
+            if (beyond > 0) k->err[t] += var * (beyond * beyond);
         }
     }
+    for (t = 0; t < SKVI_P; t++) k->err[t] += all;
 }
 
 /* Moves the worst tokens to exact rows while a row's bits are worth more there than as widths:
@@ -7354,6 +7510,7 @@ typedef struct skvi_encode_job {
     const uint32_t    *credit;      /* [streams of the layer] bytes that outliers may take */
     unsigned char     *page;
     uint32_t           layer, n, first;     /* first: position of token 0 */
+    int                latent_v;    /* rows of V are whitened latents */
 } skvi_encode_job;
 
 /* x[dim] += sign R(position) turn for one head, its wave given. */
@@ -7369,6 +7526,20 @@ static void skvi_add_turned(const skvi_turn *r, const float *turn, const float *
     }
 }
 
+/* Waves of token after token from a position on: phase is {cos, sin} of all pairs, then of what a
+   step adds to their angles. */
+static void skvi_tokens_start(const skvi_turn *r, double position, double *phase)
+{
+    uint32_t p, n = r->pairs;
+    for (p = 0; p < n; p++) {
+        double f = (double)r->freq[p];
+        phase[p] = cos((position - 1) * f);
+        phase[n + p] = sin((position - 1) * f);
+        phase[2 * n + p] = cos(f);
+        phase[3 * n + p] = sin(f);
+    }
+}
+
 /* Latents of one stream, and the tokens of it that are coded: all but outliers. */
 static void skvi_encode_latents(const skvi_encode_job *j, const skvi_lane *lane, int kind, size_t g,
                                 skvi_coding *k)
@@ -7378,6 +7549,7 @@ static void skvi_encode_latents(const skvi_encode_job *j, const skvi_lane *lane,
     const skvi_stream *s = skvi_stream_at(p, j->layer, kind, g);
     size_t index = (size_t)(s - p->stream), h, i, t;
     float row[SKV_MAX_HEAD_DIM], wave[SKV_MAX_HEAD_DIM];
+    double phase[2 * SKV_MAX_HEAD_DIM];
     uint32_t round, room;
     k->s = s;
     k->plan = &c->plan[index];
@@ -7390,21 +7562,29 @@ static void skvi_encode_latents(const skvi_encode_job *j, const skvi_lane *lane,
     memset(lane->xt, 0, s->D * SKVI_P * sizeof(float));
     memset(k->u, 0, SKVI_WHOLE(s->D) * SKVI_P * sizeof(float));
     for (t = 0; t < SKVI_P; t++) k->use[t] = t < j->n;
+    if (s->turn) skvi_tokens_start(&p->turn[j->layer], j->first, phase);
     for (t = 0; t < j->n; t++) {
-        if (s->turn) skvi_wave(&p->turn[j->layer], (double)j->first + (double)t, wave);
+        if (s->turn) skvi_wave_step_c(phase, p->turn[j->layer].pairs, wave);
         for (h = 0; h < s->heads; h++) {
             const float *mean = s->mean + h * s->dim;
             j->src->row(j->src->self, kind, t, g * p->head_group + h, row);
+            if (kind && j->latent_v) {
+                for (i = 0; i < s->D; i++) k->u[i * SKVI_P + t] = row[i];
+                continue;
+            }
             if (s->turn)
                 skvi_add_turned(&p->turn[j->layer], s->turn + h * s->dim, wave, -1, row);
             for (i = 0; i < s->dim; i++)
                 lane->xt[(h * s->dim + i) * SKVI_P + t] = row[i] - mean[i];
         }
     }
-    c->kern->gemm(s->D, SKVI_P, s->D, s->enc, s->D, lane->xt, SKVI_P, k->u, SKVI_P);
+    if (!kind || !j->latent_v)
+        c->kern->gemm(s->D, SKVI_P, s->D, s->enc, s->D, lane->xt, SKVI_P, k->u, SKVI_P);
+    k->scaled = 0;
     for (round = 0; room && round < 3; round++) {
-        skvi_foresee(s, k->plan, k->u, k->use, k->err);
+        skvi_foresee(k);
         if (!skvi_pick_outliers(c, k->plan, s->D, k->local, room, k->err, k->use)) break;
+        k->scaled = 0;
     }
 }
 
@@ -7736,6 +7916,7 @@ SKVDEF skv_result skv_encode(skv_codec *c, uint32_t layer, const skv_span *k, co
     j.layer = layer;
     j.n = (uint32_t)n;
     j.first = (uint32_t)first;
+    j.latent_v = 0;
     *bytes = skvi_encode_page(&j);
     return SKV_OK;
 }
@@ -7846,13 +8027,15 @@ typedef struct skvi_clayer {
     unsigned char **page;                   /* [max_pages]; NULL where dropped */
     unsigned char *sink[2], *ring[2];       /* K, V: [n_kv][sinks or cap][dim] of f16 or f32 */
     uint32_t *credit;                       /* [streams] bytes that outliers may still take */
+    float *unit;                            /* with latent_out [n_kv][head_dim_v + 1]: a latent's
+                                               units, then |x - mean| that f16 surely holds */
 } skvi_clayer;
 
 struct skv_cache {
     skv_allocator alloc, pages;
     size_t        bytes, state_bytes, work_bytes;
     void         *block;
-    int           own;
+    int           own, latent;              /* memory is ours; exact values are latents */
     skv_model     model;
     char          name[64];
     skv_layer    *layers;
@@ -7893,6 +8076,8 @@ static void skvi_cache_layout(skvi_arena *a, skv_cache *c, const skv_model *m)
         }
         l->credit = (uint32_t *)skvi_take(a, p ? skvi_layer_streams(p, (uint32_t)i) : 0,
                                           sizeof *l->credit);
+        l->unit = (float *)skvi_take(a, c->latent ? s.n_kv_heads : 0,
+                                     (s.head_dim_v + 1) * sizeof(float));
     }
     before = a->used;
     skvi_coder_layout(a, &c->coder, m);
@@ -7963,6 +8148,9 @@ static skv_result skvi_cache_prepare(const skv_cache_desc *d, skv_cache *c, cons
     if (!d->max_tokens || d->max_tokens > (1u << 30)) return SKV_ERR_ARG;
     if (d->exact_bits && d->exact_bits != 16 && d->exact_bits != 32) return SKV_ERR_ARG;
     if (d->attend_bits && d->attend_bits != 8 && d->attend_bits != 14) return SKV_ERR_ARG;
+    if (d->latent_out > (d->profile ? 1u : 0u)) return SKV_ERR_ARG;
+    if (d->latent_out && d->profile->head_group != 1) return SKV_ERR_SHAPE;
+    c->latent = d->latent_out != 0;
     c->max_tokens = d->max_tokens;
     c->sinks = skvi_or(d->sinks, 4);
     c->window = skvi_or(d->window, 64);
@@ -7987,6 +8175,27 @@ static skv_result skvi_cache_prepare(const skv_cache_desc *d, skv_cache *c, cons
     c->coder.tile_rows = skvi_tile_rows(*m, skvi_cache_head_group(c), c->max_append);
     skvi_cache_lanes(c, *m);
     return SKV_OK;
+}
+
+/* |z| <= |unit enc| |x - mean|, Frobenius. */
+static void skvi_latent_units(skv_cache *c)
+{
+    uint32_t layer, h;
+    size_t i, n, dv;
+    for (layer = 0; layer < c->model.n_layers; layer++)
+        for (h = 0; h < c->layers[layer].n_kv_heads; h++) {
+            const skvi_stream *s = skvi_stream_at(c->coder.profile, layer, 1, h);
+            float *unit = c->cl[layer].unit + h * ((size_t)s->D + 1);
+            double sum = 0;
+            for (dv = s->D, n = 0; n < dv; n++) {
+                unit[n] = skvi_latent_unit(s, n);
+                for (i = 0; i < dv; i++) {
+                    double x = (double)unit[n] * (double)s->enc[n * dv + i];
+                    sum += x * x;
+                }
+            }
+            unit[dv] = (float)(65440 / sqrt(sum > 1e-30 ? sum : 1e-30));
+        }
 }
 
 static skv_result skvi_cache_measure(const skv_cache_desc *d, skv_cache *c, const skv_model **m)
@@ -8063,6 +8272,7 @@ SKVDEF skv_result skv_cache_init(skv_cache **out, const skv_cache_desc *desc)
     c->block = block;
     skvi_cache_layout(&a, c, m);
     skvi_copy_model(&c->model, m, c->layers, c->name);
+    if (c->latent) skvi_latent_units(c);
     share = skvi_outlier_share(desc->outliers);
     r = c->coder.profile ? skvi_plan_make(c->coder.profile, c->max_tokens, &desc->target, share,
                                           c->coder.plan)
@@ -8168,8 +8378,54 @@ static void skvi_exact_store(const skv_cache *c, uint32_t layer, int kind, size_
     }
 }
 
+static const float *skvi_latent_units_of(const skv_cache *c, uint32_t layer, size_t head)
+{
+    return c->cl[layer].unit + head * (c->layers[layer].head_dim_v + (size_t)1);
+}
+
+/* A value of a KV head to what a cache with latent_out holds, in place: z = unit enc (x - mean). */
+static void skvi_value_turn(const skv_cache *c, uint32_t layer, size_t head, float *x)
+{
+    const skvi_stream *s = skvi_stream_at(c->coder.profile, layer, 1, head);
+    const float *unit = skvi_latent_units_of(c, layer, head);
+    float y[SKV_MAX_HEAD_DIM];
+    size_t i, dv = s->D;
+    for (i = 0; i < dv; i++) y[i] = x[i] - s->mean[i];
+    for (i = 0; i < dv; i++) x[i] = unit[i] * c->coder.kern->dot(s->enc + i * dv, y, dv);
+}
+
+/* And back. */
+static void skvi_value_back(const skv_cache *c, uint32_t layer, size_t head, float *x)
+{
+    const skvi_stream *s = skvi_stream_at(c->coder.profile, layer, 1, head);
+    const float *unit = skvi_latent_units_of(c, layer, head);
+    float u[SKV_MAX_HEAD_DIM];
+    size_t i, dv = s->D;
+    for (i = 0; i < dv; i++) u[i] = x[i] / unit[i];
+    memcpy(x, s->mean, dv * sizeof(float));
+    c->coder.kern->gemm(1, dv, dv, u, dv, s->dec, dv, x, dv);
+}
+
+/* Whether f16 holds the latents of n tokens' values. */
+static skv_result skvi_check_latents(const skv_cache *c, uint32_t layer, const skvi_tokens *v,
+                                     size_t n)
+{
+    float x[SKV_MAX_HEAD_DIM];
+    size_t t, h, i;
+    for (t = 0; t < n; t++)
+        for (h = 0; h < c->layers[layer].n_kv_heads; h++) {
+            const float *mean = skvi_stream_at(c->coder.profile, layer, 1, h)->mean;
+            float most = skvi_latent_units_of(c, layer, h)[v->dim], sum = 0;
+            skvi_load(v, t, h, x);
+            for (i = 0; i < v->dim; i++) sum += (x[i] - mean[i]) * (x[i] - mean[i]);
+            if (sqrtf(sum) > most) return SKV_ERR_RANGE;
+        }
+    return SKV_OK;
+}
+
 /* Tokens of a page to be: from the ring, or from the call's own input, rounded as the ring would
-   have, so that a prompt in one call and in pieces gives the same pages. */
+   have, so that a prompt in one call and in pieces gives the same pages. Values of a cache with
+   latent_out come as whitened latents. */
 typedef struct skvi_append_source {
     const skv_cache *c;
     skvi_tokens view[2];
@@ -8180,14 +8436,17 @@ static void skvi_append_row(void *self, int kind, size_t token, size_t head, flo
 {
     const skvi_append_source *s = (const skvi_append_source *)self;
     uint32_t pos = s->first + (uint32_t)token;
-    size_t i;
-    if (pos < s->old_total) {
+    size_t i, dim = s->view[kind].dim;
+    if (pos < s->old_total)
         skvi_exact_load(s->c, s->layer, kind, head, pos, out);
-        return;
+    else {
+        skvi_load(&s->view[kind], pos - s->old_total, head, out);
+        if (kind && s->c->latent) skvi_value_turn(s->c, s->layer, head, out);
+        for (i = 0; s->c->exact_bits == 16 && i < dim; i++)
+            out[i] = skvi_from_f16(skvi_to_f16(out[i]));
     }
-    skvi_load(&s->view[kind], pos - s->old_total, head, out);
-    if (s->c->exact_bits == 16)
-        for (i = 0; i < s->view[kind].dim; i++) out[i] = skvi_from_f16(skvi_to_f16(out[i]));
+    for (i = 0; kind && s->c->latent && i < dim; i++)
+        out[i] /= skvi_latent_units_of(s->c, s->layer, head)[i];
 }
 
 /* Pages there will be after n more tokens go in by pieces of max_append. */
@@ -8231,6 +8490,7 @@ static skv_result skvi_make_page(skv_cache *c, uint32_t layer, skvi_append_sourc
     j.layer = layer;
     j.n = SKVI_P;
     j.first = s->first;
+    j.latent_v = c->latent;
     bytes = skvi_encode_page(&j);
     for (i = 0; i < streams; i++)
         l->credit[i] -= (uint32_t)(c->coder.n_rows[i] *
@@ -8260,6 +8520,8 @@ static skv_result skvi_append_views(const skv_cache *c, uint32_t layer, const sk
     if (r == SKV_OK) r = skvi_open(&view[1], v, s->n_kv_heads, s->head_dim_v);
     if (r == SKV_OK) r = skvi_check_values(&view[0], n, s->n_kv_heads, limit);
     if (r == SKV_OK) r = skvi_check_values(&view[1], n, s->n_kv_heads, limit);
+    if (r == SKV_OK && c->latent && c->exact_bits == 16)
+        r = skvi_check_latents(c, layer, &view[1], n);
     return r;
 }
 
@@ -8298,6 +8560,7 @@ SKVDEF skv_result skv_append(skv_cache *c, uint32_t layer, const skv_span *k, co
         for (kind = 0; kind < 2; kind++)
             for (h = 0; h < c->layers[layer].n_kv_heads; h++) {
                 skvi_load(&s.view[kind], pos - s.old_total, h, row);
+                if (kind && c->latent) skvi_value_turn(c, layer, h, row);
                 skvi_exact_store(c, layer, kind, h, pos, row);
             }
     }
@@ -8374,6 +8637,7 @@ SKVDEF skv_result skv_reconstruct(skv_cache *c, uint32_t layer, size_t first, si
             for (h = 0; h < s->n_kv_heads; h++) {
                 if (to_k) skvi_exact_load(c, layer, 0, h, (uint32_t)pos, to_k + h * s->head_dim);
                 if (to_v) skvi_exact_load(c, layer, 1, h, (uint32_t)pos, to_v + h * s->head_dim_v);
+                if (to_v && c->latent) skvi_value_back(c, layer, h, to_v + h * s->head_dim_v);
             }
         pos += m;
     }
@@ -8411,6 +8675,8 @@ typedef struct skvi_atile {
     uint32_t met, read;             /* pages */
     skvi_part part;                 /* of the range at hand */
     float    rounded[SKVI_ROWS];    /* most that whole-number queries change this page's scores */
+    float    turn_rounded[SKVI_ROWS];   /* of which the numbers of turned means, this span's */
+    uint32_t span;                  /* position of the span in lane->base + 1; 0: none */
     float    qmean[SKVI_ROWS], qnorm[SKVI_ROWS];
     size_t   first_pos, last_pos;   /* of the rows */
     float    bound;
@@ -8465,26 +8731,26 @@ static int16_t skvi_wave_value(double x) { return (int16_t)floor(x * 32767.0 + 0
 static void skvi_wave_fill(skvi_waves *w)
 {
     uint32_t p, i, k, n = skvi_wave_count(w->fast);
-    int16_t *at, *odd = w->wave + n * (SKVI_P / 2);
-    memset(w->wave, 0, n * SKVI_P * sizeof *w->wave);
+    int16_t *at, *odd = w->wave + n * (SKVI_SPAN / 2);
+    memset(w->wave, 0, n * SKVI_SPAN * sizeof *w->wave);
     for (p = 0; p < w->fast; p++) {             /* token by token on from e^(i f / 2) */
         double f = (double)w->freq[p], c = cos(f), s = sin(f);
         double x = cos(0.5 * f), y = sin(0.5 * f);
-        for (i = 0; i < SKVI_P / 2; i++) {
+        for (i = 0; i < SKVI_SPAN / 2; i++) {
             double was = x;
-            at = w->wave + p / 2 * SKVI_P + 2 * i + p % 2;
+            at = w->wave + p / 2 * SKVI_SPAN + 2 * i + p % 2;
             *at = skvi_wave_value(x);
             at[odd - w->wave] = skvi_wave_value(y);
             x = x * c - y * s;
             y = was * s + y * c;
         }
     }
-    for (i = 0; i < SKVI_P / 2; i++) {
-        double x = ((double)i + 0.5) / 31.5, t0 = 1, t1 = x;
+    for (i = 0; i < SKVI_SPAN / 2; i++) {
+        double x = ((double)i + 0.5) / SKVI_MIDDLE, t0 = 1, t1 = x;
         for (k = w->fast; k < w->fast + SKVI_WAVE_POLY; k++) {
             t0 = 2 * x * t1 - t0;
             t1 = 2 * x * t0 - t1;
-            at = w->wave + k / 2 * SKVI_P + 2 * i + k % 2;
+            at = w->wave + k / 2 * SKVI_SPAN + 2 * i + k % 2;
             *at = skvi_wave_value(t0);
             at[odd - w->wave] = skvi_wave_value(t1);
         }
@@ -8502,7 +8768,7 @@ static void skvi_wave_begin(const skvi_turn *r, skvi_waves *w)
     w->whole = (uint32_t)SKVI_WHOLE(r->pairs);
     for (slow = 0; slow < 2; slow++) {
         for (p = 0; p < r->pairs; p++)
-            if ((31.5 * fabs((double)r->freq[p]) < SKVI_SLOW) == (slow != 0))
+            if ((SKVI_MIDDLE * fabs((double)r->freq[p]) < SKVI_SLOW) == (slow != 0))
                 w->order[n++] = (uint16_t)p;
         if (!slow) w->fast = n;
     }
@@ -8513,11 +8779,11 @@ static void skvi_wave_begin(const skvi_turn *r, skvi_waves *w)
     memset(w->poly, 0, 8 * w->whole * sizeof(float));
     for (p = 0; p < r->pairs; p++) {
         double f = (double)(w->freq[p] = r->freq[w->order[p]]);
-        w->phase[2 * w->whole + p] = cos(f * SKVI_P);
-        w->phase[3 * w->whole + p] = sin(f * SKVI_P);
+        w->phase[2 * w->whole + p] = cos(f * SKVI_SPAN);
+        w->phase[3 * w->whole + p] = sin(f * SKVI_SPAN);
         w->start[2 * w->whole + p] = cos(f * SKVI_P * SKVI_RANGE);
         w->start[3 * w->whole + p] = sin(f * SKVI_P * SKVI_RANGE);
-        if (p >= w->fast) skvi_wave_bessel(31.5 * f, w->poly + p, w->whole);
+        if (p >= w->fast) skvi_wave_bessel(SKVI_MIDDLE * f, w->poly + p, w->whole);
     }
     skvi_wave_fill(w);
 }
@@ -8658,6 +8924,7 @@ static void skvi_exact_block(const skvi_attend_job *j, const skvi_lane *lane, sk
     const skv_layer *l = &c->layers[j->layer];
     size_t d = l->head_dim, dv = l->head_dim_v, group = l->n_q_heads / l->n_kv_heads, i, r, r0, x;
     float row[SKV_MAX_HEAD_DIM];
+    t->span = 0;                    /* the tile takes its place */
     memset(lane->s, 0, t->n * SKVI_P * sizeof(float));
     for (r0 = 0; r0 < t->n; r0 = r) {
         r = skvi_same_head(t, r0, group);
@@ -8679,8 +8946,8 @@ static void skvi_exact_block(const skvi_attend_job *j, const skvi_lane *lane, sk
     }
 }
 
-/* The phase at a position that is page 0 of 16: exact at every sixteenth such, from there by steps
-   of 16 pages, whichever positions came before. */
+/* The phase at a position that is span 0 of 8: exact at every sixteenth such, from there by steps
+   of 8 spans, whichever positions came before. */
 static void skvi_wave_start(const skvi_kernels *kern, skvi_waves *w, uint32_t position)
 {
     uint32_t step = SKVI_P * SKVI_RANGE, n = position / step % SKVI_RANGE, p;
@@ -8688,7 +8955,7 @@ static void skvi_wave_start(const skvi_kernels *kern, skvi_waves *w, uint32_t po
     else if (n && w->start_at + step == position + 1) n = 1;
     else
         for (p = 0; p < w->pairs; p++) {
-            double f = ((double)(position - n * step) + 31.5) * (double)w->freq[p];
+            double f = ((double)(position - n * step) + SKVI_MIDDLE) * (double)w->freq[p];
             w->start[p] = cos(f);
             w->start[w->whole + p] = sin(f);
         }
@@ -8696,13 +8963,13 @@ static void skvi_wave_start(const skvi_kernels *kern, skvi_waves *w, uint32_t po
     w->start_at = position + 1;
 }
 
-/* The phase in the middle of the page at a position: as many steps on from page 0 of its 16. */
+/* The phase in the middle of the span at a position: as many steps on from span 0 of its 8. */
 static void skvi_wave_move(const skvi_kernels *kern, skvi_waves *w, uint32_t position)
 {
-    uint32_t n = position / SKVI_P % SKVI_RANGE, p;
-    if (n && w->at + SKVI_P == position + 1) n = 1;
+    uint32_t n = position / SKVI_SPAN % (SKVI_RANGE / 2), p;
+    if (n && w->at + SKVI_SPAN == position + 1) n = 1;
     else {
-        skvi_wave_start(kern, w, position - n * SKVI_P);
+        skvi_wave_start(kern, w, position - n * SKVI_SPAN);
         memcpy(w->phase, w->start, 2 * w->whole * sizeof(double));
         for (p = 0; p < 2 * w->whole; p++) w->now[p] = (float)w->phase[p];
     }
@@ -8710,36 +8977,44 @@ static void skvi_wave_move(const skvi_kernels *kern, skvi_waves *w, uint32_t pos
     w->at = position + 1;
 }
 
-/* What every token of a page has before its codes: q.mean, and q.R(position) turn. */
-static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
-                           const skvi_stream *s, const unsigned char *page)
+/* q.mean and q.R(position) turn for the rows and the tokens of the span at a position. */
+static void skvi_span_base(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
+                           uint32_t position)
 {
     const skvi_kernels *kern = j->c->coder.kern;
     skvi_waves *w = lane->waves;
-    size_t r, r0, i;
-    uint32_t odd = SKVI_WAVE_ROOM(w ? w->whole : 0);
+    size_t r, r0;
+    uint32_t odd = SKVI_WAVE_ROOM(w->whole);
     float unit[SKVI_GANG], line[SKVI_GANG][2];
-    for (r = 0; r < t->n; r++) t->rounded[r] = 0;
-    if (!s->turn) {
-        for (r = 0; r < t->n; r++) {
-            const float mean = t->qmean[r];
-            float *at = lane->s + r * SKVI_P;
-            for (i = 0; i < SKVI_P; i++) at[i] = mean;
-        }
-        return;
-    }
-    skvi_wave_move(kern, w, skvi_get32(page + 8));
+    if (t->span == position + 1) return;
+    t->span = position + 1;
+    skvi_wave_move(kern, w, position);
     for (r0 = 0; r0 < t->n; r0 += SKVI_GANG) {
         uint32_t rows = skvi_gang_rows(t, r0);
         for (r = 0; r < rows; r++) {    /* error: half a unit a number, and of waves as much */
             unit[r] = kern->wave_coef(w->now, lane->still + (r0 + r) * 2 * w->whole, w->poly,
                                       w->whole, w->fast, w->coef + 2 * r * odd, line[r]);
             line[r][0] += t->qmean[r0 + r];
-            t->rounded[r0 + r] = unit[r] * (float)(w->fast + SKVI_WAVE_POLY + 1);
+            t->turn_rounded[r0 + r] = unit[r] * (float)(w->fast + SKVI_WAVE_POLY + 1);
             unit[r] *= SKVI_WAVE_UNIT;
         }
         kern->wave_sum(w->wave, w->coef, skvi_wave_count(w->fast), odd, rows, unit, line[0],
-                       lane->s + r0 * SKVI_P);
+                       lane->base + r0 * SKVI_SPAN);
+    }
+}
+
+/* What every token of page i has before its codes. Spans are pages of even number and the next. */
+static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
+                           const skvi_stream *s, const unsigned char *page, size_t number)
+{
+    uint32_t half = (uint32_t)(number % 2) * SKVI_P;
+    size_t r, i;
+    if (s->turn) skvi_span_base(j, lane, t, skvi_get32(page + 8) - half);
+    for (r = 0; r < t->n; r++) {
+        float *at = lane->s + r * SKVI_P, mean = t->qmean[r];
+        t->rounded[r] = s->turn ? t->turn_rounded[r] : 0;
+        if (s->turn) memcpy(at, lane->base + r * SKVI_SPAN + half, SKVI_P * sizeof *at);
+        else for (i = 0; i < SKVI_P; i++) at[i] = mean;
     }
 }
 
@@ -8764,9 +9039,9 @@ static void skvi_slab_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
     }
 }
 
-/* Scores of one page into lane->s. */
+/* Scores of page `number` into lane->s. */
 static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
-                             const unsigned char *page)
+                             const unsigned char *page, size_t number)
 {
     const skvi_coder *k = &j->c->coder;
     const skvi_stream *s = skvi_attend_stream(j, 0, t->g);
@@ -8776,7 +9051,7 @@ static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
     uint32_t ch, token;
     float base[SKVI_ROWS][SKVI_MAX_ROWS];   /* of the outlier tokens */
     skvi_slab *slab = lane->slab[0];
-    skvi_page_base(j, lane, t, s, page);
+    skvi_page_base(j, lane, t, s, page, number);
     while ((row = skvi_next_row(k, page, j->layer, at.local, row, &token)) != NULL &&
            n_base < SKVI_MAX_ROWS) {
         for (r = 0; r < t->n; r++) base[r][n_base] = lane->s[r * SKVI_P + token];
@@ -8924,7 +9199,7 @@ static void skvi_range_pages(const skvi_attend_job *j, const skvi_lane *lane, sk
         if (pos > t->last_pos) break;
         if ((pos + SKVI_P <= begin && !j->scores) || !page) continue;
         if (i + 1 < l->n_pages) skvi_fetch_page(j, t->g, l->page[i + 1]);
-        skvi_page_scores(j, lane, t, page);
+        skvi_page_scores(j, lane, t, page, i);
         if (!j->scores) {
             skvi_softmax(j, lane, t, pos, SKVI_P, SKVI_WHOLE(t->D));
             t->met++;
@@ -9000,21 +9275,42 @@ static void skvi_write_row(const skv_out *o, const skv_layer *l, size_t token, s
     }
 }
 
-/* (exact + latent turned back + page share times mean) / sum, for each row. */
+/* Onto the rows: latents turned back, those of a KV head at once, and page share times mean. */
+static void skvi_tile_turn_back(const skvi_attend_job *j, const skvi_lane *lane,
+                                const skvi_atile *t)
+{
+    const skv_cache *c = j->c;
+    const skv_layer *l = &c->layers[j->layer];
+    const skvi_stream *s = skvi_attend_stream(j, 1, t->g);
+    size_t dv = l->head_dim_v, group = l->n_q_heads / l->n_kv_heads, whole = SKVI_WHOLE(t->D);
+    size_t r0, r = 0, i;
+    for (r0 = 0; r0 < t->n; r0 = r) {
+        size_t slice = (t->head[r0] / group - t->g * c->coder.profile->head_group) * dv;
+        r = skvi_same_head(t, r0, group);
+        c->coder.kern->gemm(r - r0, dv, t->D, lane->ol + r0 * whole, whole, s->dec + slice, s->D,
+                            lane->oo + r0 * dv, dv);
+        for (; r0 < r; r0++)
+            for (i = 0; i < dv; i++)
+                lane->oo[r0 * dv + i] += t->paged[r0] * s->mean[slice + i];
+    }
+}
+
+/* (exact + latent turned back + page share times mean) / sum, for each row; with latent_out
+   (exact + latent in its units) / sum. */
 static void skvi_tile_finish(const skvi_attend_job *j, const skvi_lane *lane, const skvi_atile *t)
 {
     const skv_cache *c = j->c;
     const skv_layer *l = &c->layers[j->layer];
-    size_t r, i, dv = l->head_dim_v, group = l->n_q_heads / l->n_kv_heads, g = t->g, D = t->D;
+    size_t r, i, dv = l->head_dim_v;
+    if (c->latent) {
+        const float *unit = skvi_latent_units_of(c, j->layer, t->g);
+        for (r = 0; r < t->n; r++)
+            for (i = 0; i < dv; i++)
+                lane->oo[r * dv + i] += unit[i] * lane->ol[r * SKVI_WHOLE(t->D) + i];
+    } else if (c->cl[j->layer].n_pages)
+        skvi_tile_turn_back(j, lane, t);
     for (r = 0; r < t->n; r++) {
         float *oo = lane->oo + r * dv, inv = 1 / t->sum[r];
-        if (c->cl[j->layer].n_pages) {
-            const skvi_stream *s = skvi_attend_stream(j, 1, g);
-            size_t slice = (t->head[r] / group - g * c->coder.profile->head_group) * dv;
-            c->coder.kern->gemm(1, dv, D, lane->ol + r * SKVI_WHOLE(D), D, s->dec + slice, s->D, oo,
-                                dv);
-            for (i = 0; i < dv; i++) oo[i] += t->paged[r] * s->mean[slice + i];
-        }
         for (i = 0; i < dv; i++) oo[i] *= inv;
         skvi_write_row(j->out, l, t->query[r], t->head[r], oo);
         if (j->attn && j->attn->lse)
@@ -10006,6 +10302,9 @@ static skv_result skvi_report_query(skvi_report_job *j, const skv_report_desc *d
     if (r == SKV_OK) r = skv_scores(j->c, j->layer, &s, j->score);
     if (r == SKV_OK) r = skv_attend(j->c, j->layer, &s, 1, &out, &attn);
     if (r != SKV_OK) return r;
+    for (n = 0; j->c->latent && n < l->n_q_heads; n++)
+        skvi_value_back(j->c, j->layer, n / (l->n_q_heads / l->n_kv_heads),
+                        j->row + n * l->head_dim_v);
     skvi_report_paged(j, &attn);
     skvi_run(&d->parallel, l->n_kv_heads, skvi_report_task, j);
     return SKV_OK;

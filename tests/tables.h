@@ -4,7 +4,7 @@
 #define SKV_TABLES_H
 
 #define NO_TABLE \
-    "only C kernels here: others need gcc or clang and AVX2, aarch64 or -msimd128, no SKV_NO_SIMD"
+    "only C kernels here: others need gcc or clang and SSE4.1, aarch64 or -msimd128, no SKV_NO_SIMD"
 
 /* Table i: 0 is C, the last one is what skvi_pick_kernels() takes; NULL beyond it. */
 static inline const skvi_kernels *table_at(uint32_t i)
@@ -12,13 +12,16 @@ static inline const skvi_kernels *table_at(uint32_t i)
     const skvi_kernels *have[8];
     uint32_t n = 0;
     have[n++] = &skvi_kernels_c;
+#ifdef SKVI_LA_SSE41
+    if (SKVI_LA_HAS_SSE41()) have[n++] = &skvi_kernels_128;
+#endif
 #ifdef SKVI_LA_AVX2
     if (SKVI_LA_HAS_AVX2()) have[n++] = &skvi_kernels_avx2;
 #endif
 #ifdef SKVI_LA_AVX512
     if (skv_isa() & SKV_ISA_AVX512) have[n++] = &skvi_kernels_avx512;
 #endif
-#ifdef SKVI_LA_128
+#if defined(SKVI_LA_128) && !defined(SKVI_LA_SSE41)
     have[n++] = &skvi_kernels_128;
 #endif
     return i < n ? have[i] : NULL;
@@ -32,7 +35,9 @@ static inline const char *table_name(const skvi_kernels *k)
 #ifdef SKVI_LA_AVX2
     if (k == &skvi_kernels_avx2) return "AVX2";
 #endif
-#if defined(SKVI_LA_NEON)
+#if defined(SKVI_LA_SSE41)
+    if (k == &skvi_kernels_128) return "SSE4.1";
+#elif defined(SKVI_LA_NEON)
     if (k == &skvi_kernels_128) return "NEON";
 #elif defined(SKVI_LA_WASM)
     if (k == &skvi_kernels_128) return "WASM SIMD128";

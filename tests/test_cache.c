@@ -113,7 +113,7 @@ static void rig_check(const rig *r, size_t n)
         far = fabs(want_lse[i]) > far ? fabs(want_lse[i]) : far;
     far *= r->c->cl[r->layer].n_pages ? 60 : 1; /* queries to 14 bits, turned means to 16 */
     CHECK_NEAR(syn_worst(out, want, n * r->wo), 0, (2e-5 + 1e-6 * far) * (1 + top));
-    CHECK_NEAR(syn_worst(lse, want_lse, n * r->l->n_q_heads), 0, 1e-4 + 4e-6 * far);
+    CHECK_NEAR(syn_worst(lse, want_lse, n * r->l->n_q_heads), 0, 1e-4 + 8e-6 * far);
     CHECK(out[n * r->wo] == 4321.0f && lse[n * r->l->n_q_heads] == 4321.0f);
     free(k);
     free(v);
@@ -658,7 +658,7 @@ static void check_bound(const rig *r, size_t n, float *bound)
         }
     CHECK(worst <= (double)a.score_bound * 1.0001 + 1e-4);
     CHECK(worst > 0.02 * (double)a.score_bound);        /* and the bound is worth something */
-    CHECK_NEAR(a.page_mass, mass, r->c->coder.precise ? 1e-4 : 2e-3);
+    CHECK_NEAR(a.page_mass, mass, r->c->coder.precise ? 2e-4 : 4e-3);
     *bound = a.score_bound;
     free(k);
     free(v);

@@ -614,7 +614,7 @@ typedef struct wave_job {
     skvi_turn   turn;
     uint32_t    rows;
     float       freq[SKV_MAX_HEAD_DIM / 2], base[GANG], unit[GANG];
-    float       still[GANG][SKV_MAX_HEAD_DIM + 16], s[GANG * TOKENS];
+    float       still[GANG][SKV_MAX_HEAD_DIM + 16], s[GANG * SKVI_SPAN];
 } wave_job;
 
 /* Waves of `pairs` random frequencies of both signs; `how` 0: all slow, 1: all fast, else mixed. */
@@ -630,7 +630,7 @@ static void wave_open(wave_job *j, uint32_t pairs, int how)
     j->turn.pairs = pairs;
     j->turn.freq = j->freq;
     for (p = 0; p < pairs; p++) {
-        double low = how == 1 ? -3 : -14, high = how ? 0 : -3.1;
+        double low = how == 1 ? -3 : -14, high = how ? 0 : -3.8;
         j->freq[p] = (float)exp(low + (high - low) * test_uniform());
         if (pick(8) == 0) j->freq[p] = -j->freq[p];
     }
@@ -646,12 +646,12 @@ static void wave_open(wave_job *j, uint32_t pairs, int how)
     }
 }
 
-/* Scores of the page at a position, after those of the pages before it. */
-static void wave_run(wave_job *j, const skvi_kernels *k, uint32_t position, uint32_t pages)
+/* Scores of the span at a position, after those of the spans before it. */
+static void wave_run(wave_job *j, const skvi_kernels *k, uint32_t position, uint32_t spans)
 {
     uint32_t r, odd = SKVI_WAVE_ROOM(j->w->whole);
     float unit[GANG], line[GANG][2];
-    for (r = 0; r <= pages; r++) skvi_wave_move(k, j->w, position - 64 * (pages - r));
+    for (r = 0; r <= spans; r++) skvi_wave_move(k, j->w, position - SKVI_SPAN * (spans - r));
     for (r = 0; r < j->rows; r++) {
         j->unit[r] = k->wave_coef(j->w->now, j->still[r], j->w->poly, j->w->whole, j->w->fast,
                                   j->w->coef + 2 * r * odd, line[r]);
@@ -668,7 +668,7 @@ static void wave_check(const wave_job *j, uint32_t position)
 {
     uint32_t r, t, p;
     for (r = 0; r < j->rows; r++)
-        for (t = 0; t < TOKENS; t++) {
+        for (t = 0; t < SKVI_SPAN; t++) {
             double sum = (double)j->base[r], size = fabs(sum), tol;
             for (p = 0; p < j->turn.pairs; p++) {
                 double f = (double)j->freq[j->w->order[p]] * (position + t);
@@ -677,7 +677,7 @@ static void wave_check(const wave_job *j, uint32_t position)
                 size += fabs(a) + fabs(b);
             }
             tol = (double)j->unit[r] * (j->w->fast + SKVI_WAVE_POLY + 1) + 6e-6 * size;
-            CHECK_NEAR(j->s[r * TOKENS + t], sum, tol);
+            CHECK_NEAR(j->s[r * SKVI_SPAN + t], sum, tol);
         }
 }
 
@@ -693,7 +693,7 @@ TEST(turned_means_are_waves)
                 wave_open(&j, pairs[n], (int)how % 3);
                 CHECK(j.w->fast <= pairs[n] && (how % 3 || !j.w->fast));
                 CHECK(how % 3 != 1 || j.w->fast == pairs[n]);
-                position = 4096 + pick(100000);
+                position = 8192 + pick(100000);
                 wave_run(&j, k, position, pick(64));
                 wave_check(&j, position);
                 free(j.a.base);
@@ -722,15 +722,15 @@ TEST(waves_are_made_anew)
 static void waves_agree(const skvi_kernels *other)
 {
     static wave_job j;
-    static float s[GANG * TOKENS], unit[GANG];
+    static float s[GANG * SKVI_SPAN], unit[GANG];
     int round;
     for (round = 0; round < 200; round++) {
-        uint32_t position = 6400 + pick(10000), pages = pick(64);
+        uint32_t position = 8192 + pick(10000), spans = pick(64);
         wave_open(&j, 1 + pick(128), round % 3);
-        wave_run(&j, &skvi_kernels_c, position, pages);
+        wave_run(&j, &skvi_kernels_c, position, spans);
         memcpy(s, j.s, sizeof s);
         memcpy(unit, j.unit, sizeof unit);
-        wave_run(&j, other, position, pages);
+        wave_run(&j, other, position, spans);
         CHECK(!memcmp(s, j.s, sizeof s) && !memcmp(unit, j.unit, j.rows * sizeof *unit));
         free(j.a.base);
     }

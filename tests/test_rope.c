@@ -351,8 +351,8 @@ static size_t check_cache(skv_cache *c, const skv_layer *l, const syn_data *x, s
     CHECK(skv_reconstruct(c, 0, 0, total, k, v) == SKV_OK);
     CHECK(skv_attend(c, 0, &q, n, &o, NULL) == SKV_OK);
     syn_attention(l, x->q + at, k, v, total, n, want, NULL);
-    /* queries and weights of 14 bits, turned means of 16 */
-    CHECK_NEAR(syn_worst(out, want, n * nq * dv), 0, 6e-4 * largest(v, total * nk * dv));
+    /* queries and weights of 14 bits, turned means of 16 bits for 128 tokens at once */
+    CHECK_NEAR(syn_worst(out, want, n * nq * dv), 0, 1e-3 * largest(v, total * nk * dv));
     CHECK(skv_scores(c, 0, &last, score) == SKV_OK);
     for (h = 0; h < nq; h++)
         for (j = 0; j < total; j++) {
@@ -362,7 +362,7 @@ static size_t check_cache(skv_cache *c, const skv_layer *l, const syn_data *x, s
                     fabs(s - (double)score[h * total + j]) : worst;
             size = fabs(s) > size ? fabs(s) : size;
         }
-    CHECK_NEAR(worst, 0, 1.5e-4 * (1 + size));
+    CHECK_NEAR(worst, 0, 2e-4 * (1 + size));
     CHECK(skv_cache_usage(c, &use) == SKV_OK && use.page_bytes > 0);
     free(k);
     free(v);

@@ -126,13 +126,13 @@ typedef struct threads_case {
 
 static const threads_case cases[] = {
     {{6, 3, 16, 0, 0, 0, 0}, 1, 8, 0, 0, 0, 0, 0},
-    {{5, 1, 16, 24, 0, 0, 0}, 1, 0, 0, 0, 1, 0, 0},
+    {{5, 1, 16, 24, 0, 0, 0}, 1, 0, 0, 0, 1, 0, 5},             /* a slab begins at an odd quad */
     {{6, 3, 16, 0, 0, 0, 3.0f}, 2, 7, 70, 20, 0, 0, 0},         /* uneven last group, soft cap */
     {{4, 2, 16, 0, 1500, 0, 0}, 1, 8, 0, 0, 0, 0, 0},           /* pages are dropped */
     {{2, 1, 16, 0, 300, 0, 0}, 1, 5, SKV_NONE, 0, 100, 0, 0},   /* few pages, mid range */
     {{70, 1, 16, 0, 0, 0, 0}, 1, 0, 0, 0, 3, 0, 0},             /* more rows than a tile has */
     {{4, 2, 16, 0, 0, 0, 0}, 1, 0, 0, 1200, 0, 0, 0},           /* exact tokens fall into ranges */
-    {{3, 1, 32, 0, 0, 0, 0}, 1, 0, 0, 0, 0, 0, 5},              /* a slab begins at an odd quad */
+    {{3, 1, 32, 0, 0, 0, 0}, 1, 0, 0, 0, 0, 0, 5},
     {{4, 2, 16, 0, 0, 0, 0}, 1, 0, 0, 0, 0, 1, 0}
 };
 

@@ -66,7 +66,7 @@ static void draw(float x[][TOKENS], int pages, uint64_t from)
 static int bits_of(int h, int t) { return (h + (t & 1)) / 2; }
 
 /* Bits of a level on the grid. */
-static int grid_bits(int h) { return h < 8 ? (h + 7) / 2 : h == 8 ? 7 : 8; }
+static int grid_bits(int h) { return h < 8 ? (h + 7) / 2 : h <= 10 ? 7 : 8; }
 
 /* Which entry of part k window w looks up. */
 static int entry(int k, int w) { return k ? (w >> 4) ^ (w & 15) : w & 15; }

@@ -4,6 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 skv_model llm_skv_model(const llm_config *c, uint64_t fingerprint, skv_layer *layers)
 {
@@ -119,6 +122,9 @@ int llm_kv_spectral_new(skv_cache **out, const skv_profile *profile, const skv_m
     d.window = LLM_WINDOW;
     d.max_append = LLM_CHUNK;
     d.parallel.run = run_tasks;
+#ifdef _OPENMP
+    d.parallel.n_threads = (uint32_t)omp_get_max_threads();
+#endif
     r = skv_cache_init(out, &d);
     if (r == SKV_OK) return 0;
     snprintf(err, GGUF_ERR_BYTES, "compressed cache: %s", skv_result_text(r));
