@@ -4396,20 +4396,21 @@ static void skvi_search_low_avx2(const unsigned char *c, unsigned char *low, uns
 SKVI_TARGET_128
 static void skvi_search_dist_128(const skvi_trial *t)
 {
-    const skvi_i16x8 unit = (skvi_i16x8)SKVI_SPLAT_16(t->unit);
-    const skvi_i16x8 least = (skvi_i16x8)SKVI_SPLAT_16(-t->unit * (int)(t->levels / 2));
-    skvi_i16x8 level[4], x[4];
+    const skvi_u16x8 unit = SKVI_SPLAT_16(t->unit);     /* unsigned: lanes not in use may wrap */
+    const skvi_u16x8 least = SKVI_SPLAT_16(-t->unit * (int)(t->levels / 2));
+    skvi_u16x8 level[4];
+    skvi_i16x8 x[4];
     uint32_t u, v, k;
     if (!t->x) {
         memset(t->dist, 0, t->levels * SKVI_LANES);
         return;
     }
-    for (v = 0; v < 4; v++) level[v] = SKVI_LOAD(skvi_i16x8, t->x + 8 * v) - least;
+    for (v = 0; v < 4; v++) level[v] = SKVI_LOAD(skvi_u16x8, t->x + 8 * v) - least;
     for (u = 0; u < t->levels; u++) {
         for (v = 0; v < 4; v++) {
-            x[v] = level[v];
+            x[v] = (skvi_i16x8)level[v];
             for (k = 0; k < t->twice; k++) x[v] = SKVI_ADDS_I16(x[v], x[v]);
-            x[v] = SKVI_MULS_I16(x[v], level[v]);
+            x[v] = SKVI_MULS_I16(x[v], (skvi_i16x8)level[v]);
             level[v] -= unit;
         }
         SKVI_STORE(skvi_u8x16, t->dist + u * SKVI_LANES, SKVI_CUT_BYTES(x[0], x[1]));

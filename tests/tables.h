@@ -9,7 +9,7 @@
 /* Table i: 0 is C, the last one is what skvi_pick_kernels() takes; NULL beyond it. */
 static inline const skvi_kernels *table_at(uint32_t i)
 {
-    const skvi_kernels *have[8];
+    const skvi_kernels *have[8] = {NULL};
     uint32_t n = 0;
     have[n++] = &skvi_kernels_c;
 #ifdef SKVI_LA_SSE41
