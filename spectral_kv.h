@@ -1372,6 +1372,7 @@ typedef int skvi_count_avx512;
 #define SKVI_LOAD512(p) _mm512_loadu_si512((const void *)(p))
 #define SKVI_STORE512(p, x) _mm512_storeu_si512((void *)(p), x)
 #define SKVI_UPPER(x) _mm512_extracti64x4_epi64(x, 1)
+#define SKVI_UPPER_PS(x) _mm256_castsi256_ps(SKVI_UPPER(_mm512_castps_si512(x)))
 enum { SKVI_NEAREST = 8 };      /* _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC */
 #define SKVI_ADD512(x, y) _mm512_add_round_ps(x, y, SKVI_NEAREST)
 #define SKVI_SUB512(x, y) _mm512_sub_round_ps(x, y, SKVI_NEAREST)
@@ -1425,6 +1426,7 @@ SKVDEF const char *skv_isa_name(void)
     } while (0)
 
 struct skvi_trial;
+struct skvi_joint;
 typedef struct skvi_kernels {
     /* C[m][n] += A[m][k] B[k][n], row strides lda, ldb, ldc; C must not overlap A or B */
     void (*gemm)(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
@@ -1455,6 +1457,11 @@ typedef struct skvi_kernels {
     float (*exps)(float *s, float top);
     float (*weights)(const float *s, unsigned char *p, int16_t *wide);
     int unsigned_keys;              /* score wants levels of keys from 0 on */
+    /* scores of q[rows][whole] added to s[rows][64], weights w[rows][64] times values to
+       out[rows][whole]; or NULL: expand, steps, query, score and add_scores do that, or value and
+       add_values, with the same bits */
+    void (*keys)(const struct skvi_joint *j, const float *q, float *s);
+    void (*values)(const struct skvi_joint *j, const unsigned char *w, float *out);
     /* means that RoPE turns: see >>turned */
     void (*wave_step)(double *phase, uint32_t whole, float *now);
     float (*wave_coef)(const float *now, const float *still, const float *poly, uint32_t whole,
@@ -3662,6 +3669,7 @@ SKVDEF skv_result skv_profiler_fit(const skv_profiler *p, const skv_target *fall
 #define SKVI_QUAD 4u
 #define SKVI_STEPS 16u              /* of a lane */
 #define SKVI_NARROW 10u             /* most half bits whose levels have 7 bits */
+#define SKVI_SUB_HEADER 5u
 #define SKVI_PAIR_BYTES (2u * SKVI_STEPS * SKVI_STEPS)      /* levels of two quads */
 static const unsigned char skvi_mode_half[SKVI_MODES] = {
     0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16
@@ -3972,107 +3980,6 @@ static void skvi_steps_avx2(const unsigned char *nibbles, uint32_t n, uint32_t g
     }
 }
 
-#ifdef SKVI_LA_AVX512
-/* Bits at .. at+3 of the lanes whose bytes are in x[], others above them. */
-SKVI_INLINE_AVX512
-static inline __m512i skvi_nibble_avx512(const __m512i *x, const uint32_t at)
-{
-    const uint32_t i = at >> 3, s = at & 7u;
-    __m512i a = s ? _mm512_srli_epi16(x[i], (skvi_count_avx512)s) : x[i], b;
-    if (s <= 4) return a;
-    b = _mm512_slli_epi16(x[i + 1], (skvi_count_avx512)(8 - s));
-    return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)(255 >> s)), a, b, 0xCA);  /* ? a : b */
-}
-
-/* n pairs of quads, the second half of the steps beside the first. A byte permute takes six bits of
-   its index: each table stands there four times, so nibbles need no mask. */
-SKVI_INLINE_AVX512
-static inline void skvi_expand_run_avx512(const unsigned char *q, const uint32_t h, int kind,
-                                          int bias, uint32_t n, signed char *out)
-{
-    const signed char *p = skvi_code_of(h)->part[0][0];
-    const __m256i before = _mm256_broadcastsi128_si256(
-        kind ? _mm_setr_epi8(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14)
-             : _mm_setr_epi8(12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11));
-    __m512i a[2], b[2], x[10], lo, hi;
-    __m256i y[18];                  /* bytes of the lanes, the one before them first */
-    uint32_t i;
-    for (i = 0; i < 2; i++) {
-        a[i] = _mm512_broadcast_i32x4(SKVI_LOAD128(p + 32 * (i & h)));
-        a[i] = _mm512_add_epi8(a[i], _mm512_set1_epi8((char)bias));
-        b[i] = _mm512_broadcast_i32x4(SKVI_LOAD128(p + 32 * (i & h) + 16));
-    }
-    for (; n; n--, q += 32 * h, out += SKVI_PAIR_BYTES) {
-        SKVI_UNROLL_16
-        for (i = 0; i < h; i++)
-            y[i + 1] = _mm256_inserti128_si256(_mm256_castsi128_si256(SKVI_LOAD128(q + 16 * i)),
-                                               SKVI_LOAD128(q + 16 * (h + i)), 1);
-        y[0] = _mm256_shuffle_epi8(y[h], before);
-        y[h + 1] = y[h];
-        SKVI_UNROLL_16
-        for (i = 0; i <= (h + 1) / 2; i++) {
-            __m256i late = y[h / 2 + i];
-            if (h & 1u)             /* half a byte later */
-                late = _mm256_ternarylogic_epi32(
-                    _mm256_set1_epi8(15), _mm256_srli_epi16(late, 4),
-                    _mm256_slli_epi16(y[h / 2 + i + 1], 4), 0xCA);
-            x[i] = _mm512_inserti64x4(_mm512_castsi256_si512(y[i]), late, 1);
-        }
-        SKVI_UNROLL_16
-        for (i = 0; i < SKVI_STEPS / 2; i++) {
-            const uint32_t end = ((i + 1) * h) >> 1;
-            lo = skvi_nibble_avx512(x, end);
-            hi = _mm512_xor_si512(lo, skvi_nibble_avx512(x, end + 4));
-            lo = _mm512_permutexvar_epi8(lo, a[i & 1u]);
-            lo = _mm512_add_epi8(lo, _mm512_permutexvar_epi8(hi, b[i & 1u]));
-            _mm256_storeu_si256((__m256i *)(out + 32 * i), _mm512_castsi512_si256(lo));
-            _mm256_storeu_si256((__m256i *)(out + 32 * i + SKVI_PAIR_BYTES / 2), SKVI_UPPER(lo));
-        }
-    }
-}
-
-#define SKVI_EXPAND_OF_512(h) \
-    SKVI_AVX512 __attribute__((noinline)) \
-    static void skvi_expand_##h##_avx512(const unsigned char *q, int kind, int bias, uint32_t n, \
-                                         signed char *out) \
-    { \
-        skvi_expand_run_avx512(q, h, kind, bias, n, out); \
-    }
-SKVI_EXPAND_OF_512(1)
-SKVI_EXPAND_OF_512(2)
-SKVI_EXPAND_OF_512(3)
-SKVI_EXPAND_OF_512(4)
-SKVI_EXPAND_OF_512(5)
-SKVI_EXPAND_OF_512(6)
-SKVI_EXPAND_OF_512(7)
-SKVI_EXPAND_OF_512(8)
-SKVI_EXPAND_OF_512(10)
-SKVI_EXPAND_OF_512(12)
-SKVI_EXPAND_OF_512(14)
-SKVI_EXPAND_OF_512(16)
-
-/* Quads that share no pair with another of the run are AVX2's. */
-static void skvi_expand_avx512(const unsigned char *codes, uint32_t h, int kind, int bias,
-                               uint32_t n, uint32_t first, signed char *levels)
-{
-    static void (*const run[SKVI_MODES])(const unsigned char *, int, int, uint32_t,
-                                         signed char *) = {
-        NULL, skvi_expand_1_avx512, skvi_expand_2_avx512, skvi_expand_3_avx512,
-        skvi_expand_4_avx512, skvi_expand_5_avx512, skvi_expand_6_avx512, skvi_expand_7_avx512,
-        skvi_expand_8_avx512, skvi_expand_10_avx512, skvi_expand_12_avx512, skvi_expand_14_avx512,
-        skvi_expand_16_avx512
-    };
-    if (n && first & 1u) {
-        skvi_expand_avx2(codes, h, kind, bias, 1, first++, levels);
-        codes += 16 * h;
-        n--;
-    }
-    if (n > 1)
-        run[skvi_mode_of(h)](codes, kind, bias, n / 2, levels + first / 2 * SKVI_PAIR_BYTES);
-    if (n & 1u)
-        skvi_expand_avx2(codes + 16 * h * (n - 1), h, kind, bias, 1, first + n - 1, levels);
-}
-#endif
 #endif
 
 #ifdef SKVI_LA_128
@@ -4504,6 +4411,45 @@ static void skvi_search_low_128(const unsigned char *c, unsigned char *low, unsi
    bits. Scores are acc[row][token], values acc[pair][row][8 channels]. */
 #define SKVI_GANG 4u
 #define SKVI_MAGIC 12582912.0f       /* 1.5 * 2^23: added and taken off, rounds to even */
+#define SKVI_SLAB 64u               /* channels that are expanded at a time */
+
+/* Up to SLAB channels of a stream that are all wide or all narrow: where they are in a sub and how
+   kernels take them; after skvi_slab_expand also their factors. */
+typedef struct skvi_slab {
+    uint32_t ch, n;                 /* from which channel on, how many, whole quads */
+    int      wide, kind;
+    uint32_t n_runs;                /* of quads of one h */
+    struct { uint32_t h, first, quads, bias, codes; } run[SKVI_MODES];     /* codes: bytes before */
+    float    reach;                 /* the largest levels of each channel, summed */
+    float    unit[SKVI_SLAB / SKVI_QUAD];
+    float    zero[SKVI_SLAB / SKVI_QUAD];   /* what was added to levels */
+    float    step[SKVI_SLAB];       /* factors; 0 up to whole pairs */
+} skvi_slab;
+
+/* Asks for a run's codes in the next page's sub, while those of this page are at work: subs are
+   apart, so hardware does not see them coming, and many requests at once wait for each other. */
+static void skvi_fetch_run(const skvi_slab *b, uint32_t run, const unsigned char *next)
+{
+#ifdef SKVI_PREFETCH
+    uint32_t at, bytes = b->run[run].quads * 16 * b->run[run].h;
+    if (!next) return;
+    for (at = 0; at < bytes; at += 64) SKVI_PREFETCH(next + b->run[run].codes + at);
+#else
+    (void)b, (void)run, (void)next;
+#endif
+}
+
+/* A slab of narrow channels of one page and the rows of a gang, for kernels that expand and
+   multiply at once. Its factors are computed with the first gang. */
+typedef struct skvi_joint {
+    skvi_slab           *slab;
+    const unsigned char *sub, *next;    /* of this page; of the next, or NULL */
+    uint32_t             rows;
+    size_t               whole;     /* numbers from a row of latents to the next */
+    signed char         *levels;    /* [SLAB / 4][256]: kept for the next gang; NULL: none */
+    int                  kept;      /* they are there */
+    float               *unit;      /* [rows]: what one query (out), one weight (in) is worth */
+} skvi_joint;
 
 /* A query times the factors of n channels, to integers; n is padded with zeros to pairs, `stride`
    bytes apart; all 0 where no product is above 1e-34. Returns what one is worth; *offset is the sum
@@ -4646,17 +4592,17 @@ static float skvi_exps_c(float *s, float top)
 }
 
 /* Weights s[64] >= 0 to p[64], at most 254, and 64 times finer to wide[64] unless NULL. What
-   rounding takes from a token goes to the next but seven, so no mass is lost. Returns what one is
-   worth; 0: all are 0. */
+   rounding takes from a token goes to the sixteenth after it, so no mass is lost. Returns what one
+   is worth; 0: all are 0. */
 static float skvi_weights_c(const float *s, unsigned char *p, int16_t *wide)
 {
     SKVI_UNFUSED
-    float carry[8] = {0}, top = skvi_top_c(s), inv;
+    float carry[16] = {0}, top = skvi_top_c(s), inv;
     uint32_t i, l;
     if (!(top > 1e-30f)) return 0;
     inv = 254.0f / top;
-    for (i = 0; i < SKV_PAGE_TOKENS; i += 8)
-        for (l = 0; l < 8; l++) {
+    for (i = 0; i < SKV_PAGE_TOKENS; i += 16)
+        for (l = 0; l < 16; l++) {
             float x = s[i + l] * inv + carry[l], n = x + SKVI_MAGIC - SKVI_MAGIC;
             carry[l] = x - n;
             p[i + l] = (unsigned char)n;
@@ -4960,17 +4906,18 @@ static float skvi_weights_avx2(const float *s, unsigned char *p, int16_t *wide)
     SKVI_UNFUSED
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     const __m256 magic = _mm256_set1_ps(SKVI_MAGIC);
-    __m256 carry = _mm256_setzero_ps(), inv;
+    __m256 carry[2], inv;
     __m256i v[8];
     float top = skvi_top_avx2(s);
     uint32_t i;
     if (!(top > 1e-30f)) return 0;
     inv = _mm256_set1_ps(254.0f / top);
+    carry[0] = carry[1] = _mm256_setzero_ps();
     SKVI_LA_UNROLL
     for (i = 0; i < 8; i++) {
-        __m256 x = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(s + 8 * i), inv), carry);
+        __m256 x = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(s + 8 * i), inv), carry[i & 1u]);
         __m256 n = _mm256_sub_ps(_mm256_add_ps(x, magic), magic);
-        carry = _mm256_sub_ps(x, n);
+        carry[i & 1u] = _mm256_sub_ps(x, n);
         v[i] = _mm256_cvtps_epi32(n);
     }
     SKVI_LA_UNROLL
@@ -4997,50 +4944,6 @@ typedef int32_t skvi_sums_avx512 __attribute__((vector_size(64)));
      SKVI_DOT512(f, (a)[2], (x)[2], z), SKVI_DOT512(f, (a)[3], (x)[3], z))
 #define SKVI_ZERO4(a) \
     ((a)[0] = (a)[1] = (a)[2] = (a)[3] = (skvi_sums_avx512)_mm512_setzero_si512())
-
-/* First quads and second ones of four steps. */
-SKVI_INLINE_AVX512
-static inline __m512i skvi_add_quads_avx512(__m512i u, __m512i v)
-{
-    return _mm512_add_epi32(_mm512_shuffle_i32x4(u, v, 0x88), _mm512_shuffle_i32x4(u, v, 0xDD));
-}
-
-/* Eight steps at a time, two in a register. */
-SKVI_INLINE_AVX512
-static inline void skvi_score_rows_avx512(const uint32_t rows, const signed char *levels,
-                                          const signed char *q, uint32_t pairs, int32_t *acc)
-{
-    uint32_t i, p, r, k;
-    for (i = 0; i < SKVI_STEPS; i += 8, levels += 256, acc += 32) {
-        const signed char *level = levels, *query = q;
-        skvi_sums_avx512 a[4][4];
-        __m512i x[4], z;
-        SKVI_UNROLL_16
-        for (r = 0; r < rows; r++) SKVI_ZERO4(a[r]);
-        for (p = 0; p < pairs; p++, level += SKVI_PAIR_BYTES, query += 32 * rows) {
-            SKVI_UNROLL_16
-            for (k = 0; k < 4; k++) x[k] = SKVI_LOAD512(level + 64 * k);
-            SKVI_UNROLL_16
-            for (r = 0; r < rows; r++) {
-                z = _mm512_broadcast_i64x4(SKVI_LOAD256(query + 32 * r));
-                SKVI_DOT4(_mm512_dpbusd_epi32, a[r], x, z);
-            }
-        }
-        SKVI_UNROLL_16
-        for (r = 0; r < rows; r++) {
-            int32_t *to = acc + r * SKV_PAGE_TOKENS;
-            SKVI_STORE512(to, skvi_add_quads_avx512((__m512i)a[r][0], (__m512i)a[r][1]));
-            SKVI_STORE512(to + 16, skvi_add_quads_avx512((__m512i)a[r][2], (__m512i)a[r][3]));
-        }
-    }
-}
-
-SKVI_AVX512
-static void skvi_score_avx512(const signed char *levels, const signed char *q, uint32_t pairs,
-                              uint32_t rows, int32_t *acc)
-{
-    SKVI_BY_ROWS(skvi_score_rows_avx512, rows, levels, q, pairs, acc);
-}
 
 /* 32 levels as 16-bit numbers. */
 SKVI_INLINE_AVX512
@@ -5105,71 +5008,6 @@ static void skvi_score_wide_avx512(const signed char *levels, const int16_t *q, 
                                    uint32_t rows, int32_t *acc)
 {
     SKVI_BY_ROWS(skvi_score_wide_rows_avx512, rows, levels, q, pairs, acc);
-}
-
-/* Sums of two steps side by side, to one pair's 8 channels. */
-SKVI_INLINE_AVX512
-static inline void skvi_value_write_avx512(__m512i a, int32_t *acc)
-{
-    __m256i sum = _mm256_add_epi32(_mm512_castsi512_si256(a), SKVI_UPPER(a));
-    _mm256_storeu_si256((__m256i *)acc, sum);
-}
-
-/* n pairs, 1, 2 or 4 and a caller's constant, share the weights; two steps in a register. */
-SKVI_INLINE_AVX512
-static inline void skvi_value_pairs_avx512(const uint32_t rows, const uint32_t n,
-                                           const signed char *levels, const unsigned char *w,
-                                           int32_t *acc)
-{
-    __m512i at = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1);
-    skvi_sums_avx512 a[4][4];
-    __m512i x[4], z;
-    uint32_t r, i;
-    SKVI_UNROLL_16
-    for (r = 0; r < rows; r++) SKVI_ZERO4(a[r]);
-    for (i = 0; i < SKVI_STEPS; i += 2, levels += 64) {
-        x[0] = x[1] = x[2] = x[3] = SKVI_LOAD512(levels);
-        if (n > 1) x[1] = SKVI_LOAD512(levels + SKVI_PAIR_BYTES);
-        if (n > 2) x[2] = SKVI_LOAD512(levels + 2 * SKVI_PAIR_BYTES);
-        if (n > 2) x[3] = SKVI_LOAD512(levels + 3 * SKVI_PAIR_BYTES);
-        SKVI_UNROLL_16
-        for (r = 0; r < rows; r++) {
-            z = _mm512_permutexvar_epi32(at, SKVI_LOAD512(w + r * SKV_PAGE_TOKENS));
-            SKVI_DOT512(_mm512_dpbusd_epi32, a[r][0], z, x[0]);
-            if (n > 1) SKVI_DOT512(_mm512_dpbusd_epi32, a[r][1], z, x[1]);
-            if (n > 2) SKVI_DOT512(_mm512_dpbusd_epi32, a[r][2], z, x[2]);
-            if (n > 2) SKVI_DOT512(_mm512_dpbusd_epi32, a[r][3], z, x[3]);
-        }
-        at = _mm512_add_epi32(at, _mm512_set1_epi32(2));
-    }
-    SKVI_UNROLL_16
-    for (r = 0; r < rows; r++, acc += 8) {
-        skvi_value_write_avx512((__m512i)a[r][0], acc);
-        if (n > 1) skvi_value_write_avx512((__m512i)a[r][1], acc + 8 * rows);
-        if (n > 2) skvi_value_write_avx512((__m512i)a[r][2], acc + 16 * rows);
-        if (n > 2) skvi_value_write_avx512((__m512i)a[r][3], acc + 24 * rows);
-    }
-}
-
-SKVI_INLINE_AVX512
-static inline void skvi_value_rows_avx512(const uint32_t rows, const signed char *levels,
-                                          const unsigned char *w, uint32_t pairs, int32_t *acc)
-{
-    for (; pairs > 3; pairs -= 4, levels += 4 * SKVI_PAIR_BYTES, acc += 32 * rows)
-        skvi_value_pairs_avx512(rows, 4, levels, w, acc);
-    if (pairs & 2u) {
-        skvi_value_pairs_avx512(rows, 2, levels, w, acc);
-        levels += 2 * SKVI_PAIR_BYTES;
-        acc += 16 * rows;
-    }
-    if (pairs & 1u) skvi_value_pairs_avx512(rows, 1, levels, w, acc);
-}
-
-SKVI_AVX512
-static void skvi_value_avx512(const signed char *levels, const unsigned char *w, uint32_t pairs,
-                              uint32_t rows, int32_t *acc)
-{
-    SKVI_BY_ROWS(skvi_value_rows_avx512, rows, levels, w, pairs, acc);
 }
 
 /* One pair or two, n. */
@@ -5239,6 +5077,7 @@ static float skvi_exps_avx512(float *s, float top)
     const __m512 magic = _mm512_set1_ps(SKVI_MAGIC);
     __m256 sum = _mm256_setzero_ps();
     uint32_t i, k;
+    SKVI_UNROLL_4
     for (i = 0; i < SKV_PAGE_TOKENS; i += 16) {
         __m512 x = SKVI_SUB512(_mm512_loadu_ps(s + i), _mm512_set1_ps(top)), n, f, y;
         __mmask16 here = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_GT_OQ);
@@ -5257,6 +5096,321 @@ static float skvi_exps_avx512(float *s, float top)
         SKVI_STORE512(s + i, z);
     }
     return skvi_sum_avx2(sum);
+}
+
+SKVI_AVX512
+static float skvi_top_avx512(const float *s)
+{
+    __m512 x = _mm512_max_ps(_mm512_loadu_ps(s), _mm512_loadu_ps(s + 16));
+    x = _mm512_max_ps(x, _mm512_max_ps(_mm512_loadu_ps(s + 32), _mm512_loadu_ps(s + 48)));
+    return skvi_most_avx2(_mm256_max_ps(_mm512_castps512_ps256(x), SKVI_UPPER_PS(x)));
+}
+
+SKVI_AVX512
+static float skvi_weights_avx512(const float *s, unsigned char *p, int16_t *wide)
+{
+    const __m512 magic = _mm512_set1_ps(SKVI_MAGIC);
+    __m512 carry = _mm512_setzero_ps(), inv, x, n;
+    float top = skvi_top_avx512(s);
+    uint32_t i;
+    if (!(top > 1e-30f)) return 0;
+    inv = _mm512_set1_ps(254.0f / top);
+    SKVI_UNROLL_4
+    for (i = 0; i < SKV_PAGE_TOKENS; i += 16) {
+        x = SKVI_ADD512(SKVI_MUL512(_mm512_loadu_ps(s + i), inv), carry);
+        n = SKVI_SUB512(SKVI_ADD512(x, magic), magic);
+        carry = SKVI_SUB512(x, n);
+        _mm_storeu_si128((__m128i *)(p + i), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(n)));
+    }
+    inv = SKVI_MUL512(inv, _mm512_set1_ps(64));
+    for (i = 0; wide && i < SKV_PAGE_TOKENS; i += 16) {
+        __m512i v = _mm512_cvtps_epi32(SKVI_MUL512(_mm512_loadu_ps(s + i), inv));
+        _mm256_storeu_si256((__m256i *)(wide + i), _mm512_cvtepi32_epi16(v));
+    }
+    return top / 254.0f;
+}
+
+/* A quad's levels in registers. Its rows are 16 bytes, one of each lane of each channel; row 0 is
+   the last one again, moved on by a lane, since positions form a circle. The windows of steps 4 o
+   to 4 o + 3 stand in 32 bits, four rows from a first one on that ends at the last row at most:
+   the same for all up to h = 3, for two o each up to h = 6. `at` are the shifts of a lane's four
+   windows, and of the next one's. */
+typedef struct skvi_cut {
+    uint64_t at[4];
+    uint32_t row[4];                /* the first of the rows, in bytes after q */
+    uint32_t here;                  /* dwords of the four from row 0 on that are in memory */
+} skvi_cut;
+#define SKVI_END_512(h, i) (((i) + 1u) * (h) >> 1)
+#define SKVI_FROM_512(h, o) (SKVI_END_512(h, 4u * ((h) > 6 ? (o) : (o) & 2u)) >> 3)
+#define SKVI_ROW_512(h, o)                                                                        \
+    ((h) <= 3 ? 0 : SKVI_FROM_512(h, o) < (h) - 3u ? SKVI_FROM_512(h, o) : (h) - 3u)
+#define SKVI_AT_512(h, o, s) \
+    ((uint64_t)(SKVI_END_512(h, 4u * (o) + (s)) - 8 * SKVI_ROW_512(h, o)) << 8 * (s))
+#define SKVI_ATS_512(h, o)                                                                        \
+    ((SKVI_AT_512(h, o, 0) | SKVI_AT_512(h, o, 1) | SKVI_AT_512(h, o, 2) |                        \
+      SKVI_AT_512(h, o, 3)) * 0x100000001u + 0x2020202000000000u)
+#define SKVI_AFTER_512(h, o) (16u * SKVI_ROW_512(h, o) - 16u)
+#define SKVI_CUT_512(h)                                                                           \
+    {{SKVI_ATS_512(h, 0), SKVI_ATS_512(h, 1), SKVI_ATS_512(h, 2), SKVI_ATS_512(h, 3)},            \
+     {0, SKVI_AFTER_512(h, 1), SKVI_AFTER_512(h, 2), SKVI_AFTER_512(h, 3)},                       \
+     (h) == 1 ? 0xF0u : (h) == 2 ? 0xFF0u : 0xFFF0u}
+static const skvi_cut skvi_cuts[] = {           /* by mode */
+    {{0}, {0}, 0}, SKVI_CUT_512(1), SKVI_CUT_512(2), SKVI_CUT_512(3), SKVI_CUT_512(4),
+    SKVI_CUT_512(5), SKVI_CUT_512(6), SKVI_CUT_512(7), SKVI_CUT_512(8), SKVI_CUT_512(10)
+};
+
+/* Bytes that a permute takes. Four rows to one dword a lane: with row 0 of keys, of values, or
+   without; and levels of keys, a dword of four steps a lane, to one of four channels a token. */
+#define SKVI_16_512(f)                                                                            \
+    {f(0u), f(1u), f(2u), f(3u), f(4u), f(5u), f(6u), f(7u), f(8u), f(9u), f(10u), f(11u),        \
+     f(12u), f(13u), f(14u), f(15u)}
+#define SKVI_LANE_512(p) (0x30201000u + 0x1010101u * (p))
+#define SKVI_LANE_K_512(p) (0x30201000u + 0x1010100u * (p) + (((p) + 12u) & 15u))
+#define SKVI_LANE_V_512(p) (0x30201000u + 0x1010100u * (p) + (((p) & 12u) | (((p) + 3u) & 3u)))
+#define SKVI_TOKEN_512(p) (0x0C080400u + 0x1010101u * (16u * ((p) & 3u) + ((p) >> 2)))
+static const uint32_t skvi_order_512[4][16] = {
+    SKVI_16_512(SKVI_LANE_K_512), SKVI_16_512(SKVI_LANE_V_512), SKVI_16_512(SKVI_LANE_512),
+    SKVI_16_512(SKVI_TOKEN_512)
+};
+
+/* Levels of the quad at q: x[o] is [4 steps][4 lanes][4 channels] of keys, 4 o the first step, or
+   [4 channels][4 lanes][4 steps] of values. a and b are the tables of even and odd steps, twice. */
+SKVI_INLINE_AVX512
+static inline void skvi_unfold_avx512(const unsigned char *q, uint32_t h, const skvi_cut *cut,
+                                      const int kind, __m512i a, __m512i b, __m512i *x)
+{
+    const __m512i others = _mm512_set1_epi8((char)0xEF);
+    const __m512i odd = kind ? _mm512_set1_epi32(0x10001000)
+                             : _mm512_set_epi32(0x10101010, 0x10101010, 0x10101010, 0x10101010,
+                                                0, 0, 0, 0, 0x10101010, 0x10101010, 0x10101010,
+                                                0x10101010, 0, 0, 0, 0);
+    __m512i y = _mm512_broadcast_i32x4(SKVI_LOAD128(q + 16 * (h - 1))), w, i, t;
+    uint32_t o;
+    y = _mm512_mask_loadu_epi32(y, (__mmask16)cut->here, q - 16);
+    y = _mm512_permutexvar_epi8(SKVI_LOAD512(skvi_order_512[kind]), y);
+    SKVI_LA_UNROLL
+    for (o = 0; o < 4; o++) {
+        if (o == 2 ? h > 3 : o && h > 6)
+            y = _mm512_permutexvar_epi8(SKVI_LOAD512(skvi_order_512[2]),
+                                        SKVI_LOAD512(q + cut->row[o]));
+        w = _mm512_multishift_epi64_epi8(_mm512_set1_epi64((long long)cut->at[o]), y);
+        if (!kind) w = _mm512_permutexvar_epi8(SKVI_LOAD512(skvi_order_512[3]), w);
+        i = _mm512_ternarylogic_epi32(w, others, odd, 0xEA);            /* (w & others) | odd */
+        t = _mm512_srli_epi16(w, 4);
+        t = _mm512_ternarylogic_epi32(i, t, others, 0x78);              /* i ^ (t & others) */
+        x[o] = _mm512_add_epi8(_mm512_permutexvar_epi8(i, a), _mm512_permutexvar_epi8(t, b));
+    }
+}
+
+/* Quad number `quad` of a slab: unfolded, or as the gang before has left it. */
+SKVI_INLINE_AVX512
+static inline void skvi_joint_quad_avx512(const skvi_joint *j, const unsigned char *q, uint32_t h,
+                                          const int kind, __m512i a, __m512i b, uint32_t quad,
+                                          __m512i *x)
+{
+    signed char *levels = j->levels + 256 * quad;
+    uint32_t o;
+    if (j->kept) {
+        SKVI_LA_UNROLL
+        for (o = 0; o < 4; o++) x[o] = SKVI_LOAD512(levels + 64 * o);
+        return;
+    }
+    skvi_unfold_avx512(q, h, &skvi_cuts[skvi_mode_of(h)], kind, a, b, x);
+    if (j->levels) {
+        SKVI_LA_UNROLL
+        for (o = 0; o < 4; o++) SKVI_STORE512(levels + 64 * o, x[o]);
+    }
+}
+
+#define SKVI_TURN_512 /* four fours */                                                            \
+    _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0)
+
+/* Which of 16 numbers are among n. */
+SKVI_INLINE_AVX512
+static inline __mmask16 skvi_first_avx512(uint32_t n)
+{
+    return (__mmask16)(n < 16 ? (1u << n) - 1 : 0xFFFFu);
+}
+
+/* As skvi_steps_c, 16 at a time. */
+SKVI_INLINE_AVX512
+static inline void skvi_joint_steps_avx512(const skvi_joint *j)
+{
+    const __m512i at = _mm512_set_epi64(0x3C00000038, 0x3400000030, 0x2C00000028, 0x2400000020,
+                                        0x1C00000018, 0x1400000010, 0xC00000008, 0x400000000);
+    const __m512i quads = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+    const unsigned char *nibbles = j->sub + SKVI_SUB_HEADER + j->slab->ch / 2;
+    const __m512i gain = _mm512_set1_epi32(j->sub[4]);
+    const __m512 quarter = _mm512_castsi512_ps(_mm512_broadcast_i32x4(SKVI_LOAD128(skvi_quarter)));
+    uint32_t i;
+    for (i = 0; i < j->slab->n; i += 16) {
+        __m512i e = _mm512_set1_epi64((long long)skvi_get64(nibbles + i / 2));
+        __m512 f, s, u;
+        e = _mm512_multishift_epi64_epi8(at, e);
+        e = _mm512_add_epi32(_mm512_and_si512(e, _mm512_set1_epi32(15)), gain);
+        f = _mm512_permutexvar_ps(e, quarter);          /* four times the same four */
+        e = _mm512_add_epi32(_mm512_srli_epi32(e, 2), _mm512_set1_epi32(95));
+        s = SKVI_MUL512(_mm512_castsi512_ps(_mm512_slli_epi32(e, 23)), f);
+        u = _mm512_castsi512_ps(_mm512_permutexvar_epi32(
+            quads, _mm512_broadcast_i32x4(SKVI_LOAD128(j->slab->unit + i / 4))));
+        _mm512_storeu_ps(j->slab->step + i, SKVI_MUL512(s, u));
+    }
+}
+
+/* One row's query in bytes; as skvi_query_c, but [64]. */
+SKVI_INLINE_AVX512
+static inline float skvi_joint_query_avx512(const skvi_slab *b, const float *q, __m512i zero,
+                                            signed char *out, float *offset)
+{
+    const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
+    __m512 x[4], most = _mm512_setzero_ps(), inv;
+    __m512i v[4], sum;
+    float top;
+    uint32_t i;
+    SKVI_LA_UNROLL
+    for (i = 0; i < 4; i++) {
+        __mmask16 here = skvi_first_avx512(b->n > 16 * i ? b->n - 16 * i : 0);
+        x[i] = SKVI_MUL512(_mm512_maskz_loadu_ps(here, q + 16 * i),
+                           _mm512_maskz_loadu_ps(here, b->step + 16 * i));
+        most = _mm512_max_ps(most, _mm512_castsi512_ps(_mm512_and_si512(
+                                       _mm512_castps_si512(x[i]), magnitude)));
+    }
+    top = skvi_most_avx2(_mm256_max_ps(_mm512_castps512_ps256(most), SKVI_UPPER_PS(most)));
+    inv = _mm512_set1_ps(top > 1e-34f ? 127.0f / top : 0);
+    SKVI_LA_UNROLL
+    for (i = 0; i < 4; i++) v[i] = _mm512_cvtps_epi32(SKVI_MUL512(x[i], inv));
+    sum = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+    sum = _mm512_permutexvar_epi32(SKVI_TURN_512, sum);
+    SKVI_STORE512(out, sum);
+    sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), zero, sum);
+    *offset = skvi_sum_avx2(_mm256_cvtepi32_ps(
+        _mm256_add_epi32(_mm512_castsi512_si256(sum), SKVI_UPPER(sum))));
+    return top / 127.0f;
+}
+
+/* Tables of a mode for skvi_unfold_avx512: part[] of skvi_code is even A, B, odd A, B. */
+#define SKVI_TABLES_512(a, b, h, bias)                                                            \
+    do {                                                                                          \
+        (b) = SKVI_LOAD512(skvi_code_of(h)->part);                                                \
+        (a) = _mm512_add_epi8(_mm512_shuffle_i32x4(b, b, 0x88), _mm512_set1_epi8((char)(bias)));  \
+        (b) = _mm512_shuffle_i32x4(b, b, 0xDD);                                                   \
+    } while (0)
+
+SKVI_INLINE_AVX512
+static inline void skvi_keys_rows_avx512(const uint32_t rows, const skvi_joint *j, const float *q,
+                                         float *s)
+{
+    const skvi_slab *slab = j->slab;
+    signed char query[4][SKVI_SLAB];
+    float offset[4];
+    skvi_sums_avx512 sum[4][4];
+    __m512i a, b, x[4], z;
+    uint32_t r, o, i, n, quad = 0;
+    z = _mm512_cvtps_epi32(_mm512_loadu_ps(slab->zero));
+    z = _mm512_shuffle_epi8(z, _mm512_broadcast_i32x4(_mm_set_epi32(
+                                   0x0C0C0C0C, 0x08080808, 0x04040404, 0)));
+    for (r = 0; r < rows; r++)
+        j->unit[r] = skvi_joint_query_avx512(slab, q + r * j->whole, z, query[r], &offset[r]);
+    SKVI_UNROLL_16
+    for (r = 0; r < rows; r++) SKVI_ZERO4(sum[r]);
+    for (i = 0; i < slab->n_runs; i++) {
+        const uint32_t h = slab->run[i].h;
+        const unsigned char *codes = j->sub + slab->run[i].codes;
+        skvi_fetch_run(slab, i, j->next);
+        SKVI_TABLES_512(a, b, h, slab->run[i].bias);
+        for (n = slab->run[i].quads; n; n--, codes += 16 * h, quad++) {
+            skvi_joint_quad_avx512(j, codes, h, 0, a, b, quad, x);
+            SKVI_UNROLL_16
+            for (r = 0; r < rows; r++) {
+                int32_t four;
+                memcpy(&four, query[r] + 4 * quad, 4);
+                z = _mm512_set1_epi32(four);
+                SKVI_DOT4(_mm512_dpbusd_epi32, sum[r], x, z);
+            }
+        }
+    }
+    SKVI_UNROLL_16
+    for (r = 0; r < rows; r++)
+        SKVI_UNROLL_16
+        for (o = 0; o < 4; o++) {
+            float *at = s + r * SKV_PAGE_TOKENS + 16 * o;
+            __m512 y = _mm512_cvtepi32_ps((__m512i)sum[r][o]);
+            y = SKVI_MUL512(_mm512_set1_ps(j->unit[r]), SKVI_SUB512(y, _mm512_set1_ps(offset[r])));
+            _mm512_storeu_ps(at, SKVI_ADD512(_mm512_loadu_ps(at), y));
+        }
+}
+
+SKVI_AVX512
+static void skvi_keys_avx512(const skvi_joint *j, const float *q, float *s)
+{
+    if (!j->kept) skvi_joint_steps_avx512(j);
+    SKVI_BY_ROWS(skvi_keys_rows_avx512, j->rows, j, q, s);
+}
+
+/* out[n] += unit (step sum), where sum is that of each channel's four lanes. */
+SKVI_INLINE_AVX512
+static inline void skvi_joint_values_avx512(const int32_t *sum, const float *step, float unit,
+                                            uint32_t n, float *out)
+{
+    uint32_t i;
+    for (i = 0; i < n; i += 16, sum += 64) {
+        __m512i u = SKVI_LOAD512(sum), v = SKVI_LOAD512(sum + 16), w, x;
+        __mmask16 here = skvi_first_avx512(n - i);
+        __m512 y;
+        u = _mm512_add_epi32(_mm512_unpacklo_epi32(u, v), _mm512_unpackhi_epi32(u, v));
+        w = SKVI_LOAD512(sum + 32);
+        x = SKVI_LOAD512(sum + 48);
+        v = _mm512_add_epi32(_mm512_unpacklo_epi32(w, x), _mm512_unpackhi_epi32(w, x));
+        u = _mm512_add_epi32(_mm512_unpacklo_epi64(u, v), _mm512_unpackhi_epi64(u, v));
+        y = _mm512_cvtepi32_ps(_mm512_permutexvar_epi32(SKVI_TURN_512, u));
+        y = SKVI_MUL512(_mm512_set1_ps(unit), SKVI_MUL512(_mm512_loadu_ps(step + i), y));
+        y = SKVI_ADD512(_mm512_maskz_loadu_ps(here, out + i), y);
+        _mm512_mask_storeu_ps(out + i, here, y);
+    }
+}
+
+SKVI_INLINE_AVX512
+static inline void skvi_values_rows_avx512(const uint32_t rows, const skvi_joint *j,
+                                           const unsigned char *w, float *out)
+{
+    const __m512i lanes = _mm512_broadcast_i32x4(_mm_set_epi32(0x0F0B0703, 0x0E0A0602, 0x0D090501,
+                                                               0x0C080400));
+    const skvi_slab *slab = j->slab;
+    unsigned char weight[4][SKV_PAGE_TOKENS];           /* [4][4 lanes][4 steps] */
+    int32_t sum[4][SKVI_SLAB / SKVI_QUAD][16];
+    __m512i a, b, x[4];
+    uint32_t r, o, i, n, quad = 0;
+    for (r = 0; r < rows; r++)
+        SKVI_STORE512(weight[r], _mm512_shuffle_epi8(SKVI_LOAD512(w + r * SKV_PAGE_TOKENS), lanes));
+    for (i = 0; i < slab->n_runs; i++) {
+        const uint32_t h = slab->run[i].h;
+        const unsigned char *codes = j->sub + slab->run[i].codes;
+        skvi_fetch_run(slab, i, j->next);
+        SKVI_TABLES_512(a, b, h, 0);
+        for (n = slab->run[i].quads; n; n--, codes += 16 * h, quad++) {
+            skvi_joint_quad_avx512(j, codes, h, 1, a, b, quad, x);
+            SKVI_UNROLL_16
+            for (r = 0; r < rows; r++) {
+                skvi_sums_avx512 y = (skvi_sums_avx512)_mm512_setzero_si512();
+                SKVI_UNROLL_16
+                for (o = 0; o < 4; o++)
+                    SKVI_DOT512(_mm512_dpbusd_epi32, y,
+                                _mm512_broadcast_i32x4(SKVI_LOAD128(weight[r] + 16 * o)), x[o]);
+                SKVI_STORE512(sum[r][quad], (__m512i)y);
+            }
+        }
+    }
+    for (; quad % 4; quad++)
+        for (r = 0; r < rows; r++) SKVI_STORE512(sum[r][quad], _mm512_setzero_si512());
+    for (r = 0; r < rows; r++)
+        skvi_joint_values_avx512(sum[r][0], slab->step, j->unit[r], slab->n, out + r * j->whole);
+}
+
+SKVI_AVX512
+static void skvi_values_avx512(const skvi_joint *j, const unsigned char *w, float *out)
+{
+    if (!j->kept) skvi_joint_steps_avx512(j);
+    SKVI_BY_ROWS(skvi_values_rows_avx512, j->rows, j, w, out);
 }
 #endif
 #endif
@@ -5637,19 +5791,19 @@ static float skvi_weights_128(const float *s, unsigned char *p, int16_t *wide)
 {
     SKVI_UNFUSED
     const skvi_f32x4 magic = SKVI_SPLAT_F32(SKVI_MAGIC);
-    skvi_f32x4 carry[2], inv;
+    skvi_f32x4 carry[4], inv;
     skvi_u32x4 v[4];
     float top = skvi_top_128(s);
     uint32_t i, l;
     if (!(top > 1e-30f)) return 0;
     inv = SKVI_SPLAT_F32(254.0f / top);
-    carry[0] = carry[1] = SKVI_SPLAT_F32(0);
+    carry[0] = carry[1] = carry[2] = carry[3] = SKVI_SPLAT_F32(0);
     for (i = 0; i < SKV_PAGE_TOKENS; i += 16) {
         SKVI_LA_UNROLL
         for (l = 0; l < 4; l++) {
-            skvi_f32x4 x = SKVI_LOAD(skvi_f32x4, s + i + 4 * l) * inv + carry[l & 1u];
+            skvi_f32x4 x = SKVI_LOAD(skvi_f32x4, s + i + 4 * l) * inv + carry[l];
             v[l] = skvi_nearest_128(x);
-            carry[l & 1u] = x - (x + magic - magic);
+            carry[l] = x - (x + magic - magic);
         }
         SKVI_STORE(skvi_u8x16, p + i,
                    SKVI_CUT_BYTES(SKVI_SHORTS(v[0], v[1]), SKVI_SHORTS(v[2], v[3])));
@@ -6104,7 +6258,7 @@ static void skvi_wave_sum_128(const int16_t *wave, const int16_t *coef, uint32_t
 static const skvi_kernels skvi_kernels_c = {
     skvi_gemm_c, skvi_dot_c, skvi_from_f16_c, skvi_expand_c, skvi_steps_c, skvi_query_c,
     skvi_score_c, skvi_score_wide_c, skvi_value_c, skvi_value_wide_c,
-    skvi_add_scores_c, skvi_add_values_c, skvi_top_c, skvi_exps_c, skvi_weights_c, 0,
+    skvi_add_scores_c, skvi_add_values_c, skvi_top_c, skvi_exps_c, skvi_weights_c, 0, NULL, NULL,
     skvi_wave_step_c, skvi_wave_coef_c, skvi_wave_sum_c,
     skvi_search_step_c, skvi_search_low_c
 };
@@ -6113,7 +6267,7 @@ static const skvi_kernels skvi_kernels_avx2 = {
     skvi_gemm_avx2, skvi_dot_avx2, skvi_from_f16_avx2, skvi_expand_avx2, skvi_steps_avx2,
     skvi_query_avx2, skvi_score_avx2, skvi_score_wide_avx2, skvi_value_avx2, skvi_value_wide_avx2,
     skvi_add_scores_avx2, skvi_add_values_avx2, skvi_top_avx2, skvi_exps_avx2, skvi_weights_avx2,
-    1, skvi_wave_step_avx2, skvi_wave_coef_avx2, skvi_wave_sum_avx2,
+    1, NULL, NULL, skvi_wave_step_avx2, skvi_wave_coef_avx2, skvi_wave_sum_avx2,
     skvi_search_step_avx2, skvi_search_low_avx2
 };
 #endif
@@ -6122,17 +6276,19 @@ static const skvi_kernels skvi_kernels_128 = {
     skvi_gemm_128, skvi_dot_128, skvi_from_f16_128, skvi_expand_128, skvi_steps_128,
     skvi_query_128, skvi_score_128, skvi_score_wide_128, skvi_value_128, skvi_value_wide_128,
     skvi_add_scores_128, skvi_add_values_128, skvi_top_128, skvi_exps_128, skvi_weights_128, 0,
+    NULL, NULL,
     skvi_wave_step_128, skvi_wave_coef_128, skvi_wave_sum_128,
     skvi_search_step_128, skvi_search_low_128
 };
 #endif
 #ifdef SKVI_LA_AVX512
 static const skvi_kernels skvi_kernels_avx512 = {
-    skvi_gemm_avx512, skvi_dot_avx2, skvi_from_f16_avx2, skvi_expand_avx512, skvi_steps_avx2,
-    skvi_query_avx2, skvi_score_avx512, skvi_score_wide_avx512, skvi_value_avx512,
-    skvi_value_wide_avx512, skvi_add_scores_avx512, skvi_add_values_avx2, skvi_top_avx2,
-    skvi_exps_avx512, skvi_weights_avx2, 1, skvi_wave_step_avx2, skvi_wave_coef_avx2,
-    skvi_wave_sum_avx512, skvi_search_step_avx2, skvi_search_low_avx2
+    skvi_gemm_avx512, skvi_dot_avx2, skvi_from_f16_avx2, skvi_expand_avx2, skvi_steps_avx2,
+    skvi_query_avx2, skvi_score_avx2, skvi_score_wide_avx512, skvi_value_avx2,
+    skvi_value_wide_avx512, skvi_add_scores_avx512, skvi_add_values_avx2, skvi_top_avx512,
+    skvi_exps_avx512, skvi_weights_avx512, 1, skvi_keys_avx512, skvi_values_avx512,
+    skvi_wave_step_avx2, skvi_wave_coef_avx2, skvi_wave_sum_avx512,
+    skvi_search_step_avx2, skvi_search_low_avx2
 };
 #endif
 
@@ -6282,7 +6438,6 @@ typedef struct skvi_plan {
     double   error, energy;         /* expected distortion, and the sum of variances */
 } skvi_plan;
 
-#define SKVI_SUB_HEADER 5u
 #define SKVI_PAGE_HEADER 12u
 #define SKVI_PAGE_FORMAT 3u
 #define SKVI_ROW_BYTES(D) (2u + 2u * (size_t)(D))
@@ -6969,7 +7124,6 @@ SKVDEF skv_result skv_profile_load(skv_profile **out, const void *data, size_t b
    lanes: a lane is the work space of one task. What a unit computes knows nothing of lanes. */
 #define SKVI_P SKV_PAGE_TOKENS
 #define SKVI_ROWS 64u               /* most (query, head) rows of one attention tile */
-#define SKVI_SLAB 64u               /* channels that are expanded at a time */
 #define SKVI_WHOLE(D) (((size_t)(D) + 7) & ~(size_t)7)      /* whole pairs of quads */
 #define SKVI_PART(D) (SKVI_WHOLE(D) + 8)    /* a row of a part: see >>scores; 5 are spare, since
                                        kernels write whole eights from any quad on */
@@ -6991,18 +7145,6 @@ typedef struct skvi_coding {
 } skvi_coding;
 #define SKVI_GATHER 4u              /* head groups whose K and V are encoded together, at most */
 
-/* Up to SLAB channels of a stream that are all wide or all narrow: where they are in a sub and how
-   kernels take them; after skvi_slab_expand also their factors. */
-typedef struct skvi_slab {
-    uint32_t ch, n;                 /* from which channel on, how many, whole quads */
-    int      wide, kind;
-    uint32_t n_runs;                /* of quads of one h */
-    struct { uint32_t h, first, quads, bias, codes; } run[SKVI_MODES];     /* codes: bytes before */
-    float    reach;                 /* the largest levels of each channel, summed */
-    float    unit[SKVI_SLAB / SKVI_QUAD];
-    float    zero[SKVI_SLAB / SKVI_QUAD];   /* what was added to levels */
-    float    step[SKVI_SLAB];       /* factors; 0 up to whole pairs */
-} skvi_slab;
 #define SKVI_SLABS(D) (SKVI_WHOLE(D) / SKVI_SLAB + 2)        /* most that D channels make */
 
 typedef struct skvi_lane {
@@ -7723,18 +7865,20 @@ static void skvi_slab_plan(const skvi_coder *c, const skvi_plan *plan, int kind,
         b->run[b->n_runs++].codes = codes;
         codes += n * SKVI_CODE_BYTES(h);
     }
-    i = b->n / SKVI_QUAD;
-    if (i & 1u) b->unit[i] = b->zero[i] = 0;        /* levels there count 0 times */
+    for (i = b->n / SKVI_QUAD; i < SKVI_SLAB / SKVI_QUAD; i++)
+        b->unit[i] = b->zero[i] = 0;                /* levels there count 0 times */
 }
 
-/* Levels and factors of a slab, from a sub's bytes. */
-static void skvi_slab_expand(const skvi_coder *c, const unsigned char *sub, skvi_slab *b,
-                             signed char *levels)
+/* Levels and factors of a slab, from a sub's bytes; `next`: see skvi_fetch_run. */
+static void skvi_slab_expand(const skvi_coder *c, const unsigned char *sub,
+                             const unsigned char *next, skvi_slab *b, signed char *levels)
 {
     uint32_t i;
-    for (i = 0; i < b->n_runs; i++)
+    for (i = 0; i < b->n_runs; i++) {
+        skvi_fetch_run(b, i, next);
         c->kern->expand(sub + b->run[i].codes, b->run[i].h, b->kind, (int)b->run[i].bias,
                         b->run[i].quads, b->run[i].first, levels);
+    }
     c->kern->steps(sub + SKVI_SUB_HEADER + b->ch / 2, b->n, sub[4], b->unit, b->step);
 }
 
@@ -7758,7 +7902,7 @@ static void skvi_decode_stream(const skvi_coder *c, const skvi_lane *lane, uint3
     memset(lane->ut, 0, SKVI_P * s->D * sizeof(float));
     for (ch = 0; ch < at.plan->coded; ch += slab.n) {
         skvi_slab_plan(c, at.plan, at.kind, ch, &slab);
-        skvi_slab_expand(c, at.bytes, &slab, lane->levels);
+        skvi_slab_expand(c, at.bytes, NULL, &slab, lane->levels);
         for (t = 0; t < n; t++)
             for (i = 0; i < slab.n && ch + i < s->D; i++) {
                 int level = skvi_slab_level(lane->levels, at.kind, i, t) - (int)slab.zero[i / 4];
@@ -8674,6 +8818,7 @@ typedef struct skvi_atile {
     float    exact_top[SKVI_ROWS], exact_sum[SKVI_ROWS];    /* of the ranges of exact tokens */
     float    mass[SKVI_ROWS];       /* weights of the page at hand, summed */
     uint32_t met, read;             /* pages */
+    const unsigned char *next;      /* page after the one at hand, or NULL */
     skvi_part part;                 /* of the range at hand */
     float    rounded[SKVI_ROWS];    /* most that whole-number queries change this page's scores */
     float    turn_rounded[SKVI_ROWS];   /* of which the numbers of turned means, this span's */
@@ -9004,6 +9149,21 @@ static void skvi_span_base(const skvi_attend_job *j, const skvi_lane *lane, skvi
     }
 }
 
+/* The stream's bytes in the next page, NULL: there is none; its scales are asked for. */
+static const unsigned char *skvi_next_sub(const skvi_attend_job *j, const skvi_atile *t,
+                                          const skvi_stream *s)
+{
+    const skvi_coder *k = &j->c->coder;
+    const unsigned char *at;
+    if (!t->next) return NULL;
+    at = t->next + k->offset[s - k->profile->stream];
+#ifdef SKVI_PREFETCH
+    SKVI_PREFETCH(t->next);
+    SKVI_PREFETCH(at);
+#endif
+    return at;
+}
+
 /* What every token of page i has before its codes. Spans are pages of even number and the next. */
 static void skvi_page_base(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
                            const skvi_stream *s, const unsigned char *page, size_t number)
@@ -9040,6 +9200,52 @@ static void skvi_slab_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
     }
 }
 
+static skvi_joint skvi_joint_of(const skvi_lane *lane, const skvi_atile *t, skvi_slab *b,
+                                const unsigned char *sub, const unsigned char *next, size_t whole)
+{
+    skvi_joint x;
+    x.slab = b;
+    x.sub = sub;
+    x.next = next;
+    x.whole = whole;
+    x.levels = t->n > SKVI_GANG ? lane->levels : NULL;
+    x.kept = 0;
+    return x;
+}
+
+/* All gangs against a slab by the kernels that expand and multiply at once. 0: there are none. */
+static int skvi_joint_scores(const skvi_coder *k, const skvi_lane *lane, skvi_atile *t,
+                             skvi_slab *b, const unsigned char *sub, const unsigned char *next,
+                             size_t whole)
+{
+    skvi_joint x = skvi_joint_of(lane, t, b, sub, next, whole);
+    float unit[SKVI_GANG];
+    size_t r, i;
+    if (b->wide || !k->kern->keys) return 0;
+    x.unit = unit;
+    for (r = 0; r < t->n; r += SKVI_GANG, x.kept = 1) {
+        x.rows = skvi_gang_rows(t, r);
+        k->kern->keys(&x, lane->ql + r * whole + b->ch, lane->s + r * SKVI_P);
+        for (i = 0; i < x.rows; i++) t->rounded[r + i] += 0.5f * b->reach * unit[i];
+    }
+    return 1;
+}
+
+static int skvi_joint_values(const skvi_coder *k, const skvi_lane *lane, const skvi_atile *t,
+                             skvi_slab *b, const unsigned char *sub, const unsigned char *next,
+                             size_t whole, float *unit)
+{
+    skvi_joint x = skvi_joint_of(lane, t, b, sub, next, whole);
+    size_t r;
+    if (b->wide || !k->kern->values) return 0;
+    for (r = 0; r < t->n; r += SKVI_GANG, x.kept = 1) {
+        x.rows = skvi_gang_rows(t, r);
+        x.unit = unit + r;
+        k->kern->values(&x, lane->weight + r * SKVI_P, t->part.acc + r * whole + b->ch);
+    }
+    return 1;
+}
+
 /* Scores of page `number` into lane->s. */
 static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
                              const unsigned char *page, size_t number)
@@ -9047,7 +9253,7 @@ static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
     const skvi_coder *k = &j->c->coder;
     const skvi_stream *s = skvi_attend_stream(j, 0, t->g);
     const skvi_sub at = skvi_sub_at(k, j->layer, (size_t)(s - k->profile->stream), page);
-    const unsigned char *row = NULL;
+    const unsigned char *row = NULL, *next = skvi_next_sub(j, t, s);
     size_t r, i, n_base = 0, whole = SKVI_WHOLE(s->D);
     uint32_t ch, token;
     float base[SKVI_ROWS][SKVI_MAX_ROWS];   /* of the outlier tokens */
@@ -9059,7 +9265,8 @@ static void skvi_page_scores(const skvi_attend_job *j, const skvi_lane *lane, sk
         n_base++;
     }
     for (ch = 0; ch < at.plan->coded; ch += slab->n, slab++) {
-        skvi_slab_expand(k, at.bytes, slab, lane->levels);
+        if (skvi_joint_scores(k, lane, t, slab, at.bytes, next, whole)) continue;
+        skvi_slab_expand(k, at.bytes, next, slab, lane->levels);
         for (r = 0; r < t->n; r += SKVI_GANG)
             skvi_slab_scores(j, lane, t, slab, whole, r, skvi_gang_rows(t, r));
     }
@@ -9101,7 +9308,7 @@ static void skvi_page_values(const skvi_attend_job *j, const skvi_lane *lane, co
     const skvi_coder *k = &j->c->coder;
     const skvi_stream *s = skvi_attend_stream(j, 1, t->g);
     const skvi_sub at = skvi_sub_at(k, j->layer, (size_t)(s - k->profile->stream), page);
-    const unsigned char *row = NULL;
+    const unsigned char *row = NULL, *next = skvi_next_sub(j, t, s);
     size_t r, i, whole = SKVI_WHOLE(s->D);
     uint32_t ch, token;
     float unit[SKVI_ROWS], most = 0;
@@ -9118,7 +9325,8 @@ static void skvi_page_values(const skvi_attend_job *j, const skvi_lane *lane, co
         most = unit[r] > most ? unit[r] : most;
     }
     for (ch = 0; most > 0 && ch < at.plan->coded; ch += slab->n, slab++) {
-        skvi_slab_expand(k, at.bytes, slab, lane->levels);
+        if (skvi_joint_values(k, lane, t, slab, at.bytes, next, whole, unit)) continue;
+        skvi_slab_expand(k, at.bytes, next, slab, lane->levels);
         for (r = 0; r < t->n; r += SKVI_GANG)
             skvi_slab_values(j, lane, slab, t->part.acc, whole, r, skvi_gang_rows(t, r), unit + r);
     }
@@ -9131,24 +9339,6 @@ static void skvi_copy_scores(const skvi_attend_job *j, const skvi_lane *lane, co
     for (r = 0; j->scores && r < t->n; r++)
         memcpy(j->scores + t->head[r] * j->c->cl[j->layer].total + first, lane->s + r * SKVI_P,
                n * sizeof(float));
-}
-
-/* Asks for the subs of one head group before they are needed: a page's are apart, so hardware does
-   not see them coming. */
-static void skvi_fetch_page(const skvi_attend_job *j, size_t g, const unsigned char *page)
-{
-#ifdef SKVI_PREFETCH
-    const skvi_coder *k = &j->c->coder;
-    int kind;
-    for (kind = 0; kind < 2; kind++) {
-        size_t index = (size_t)(skvi_attend_stream(j, kind, g) - k->profile->stream);
-        const unsigned char *at = page + k->offset[index], *end = at + k->plan[index].bytes;
-        for (; at < end; at += 64) SKVI_PREFETCH(at);
-    }
-    SKVI_PREFETCH(page);
-#else
-    (void)j, (void)g, (void)page;
-#endif
 }
 
 /* Exact tokens of blocks b .. b+RANGE-1: of the sinks, then of the ring. */
@@ -9199,7 +9389,7 @@ static void skvi_range_pages(const skvi_attend_job *j, const skvi_lane *lane, sk
         const unsigned char *page = l->page[i];
         if (pos > t->last_pos) break;
         if ((pos + SKVI_P <= begin && !j->scores) || !page) continue;
-        if (i + 1 < l->n_pages) skvi_fetch_page(j, t->g, l->page[i + 1]);
+        t->next = i + 1 < l->n_pages ? l->page[i + 1] : NULL;
         skvi_page_scores(j, lane, t, page, i);
         if (!j->scores) {
             skvi_softmax(j, lane, t, pos, SKVI_P, SKVI_WHOLE(t->D));

@@ -727,7 +727,7 @@ static void pass_run(pass *p)
     memcpy(p->err, k.err, sizeof p->err);
     for (ch = 0; ch < CHANNELS; ch += slab.n) {
         skvi_slab_plan(&p->c, at.plan, at.kind, ch, &slab);
-        skvi_slab_expand(&p->c, at.bytes, &slab, p->levels);
+        skvi_slab_expand(&p->c, at.bytes, NULL, &slab, p->levels);
         CHECK(slab.ch == ch && slab.n && slab.n <= SKVI_SLAB && slab.n % SKVI_QUAD == 0);
         for (i = 0; i < slab.n; i++)
             for (t = 0; t < TOKENS; t++)
@@ -765,7 +765,7 @@ TEST(slabs_are_as_described)
             sub.kind = p->kind;
             memset(&slab, 0x7F, sizeof slab);
             skvi_slab_plan(&p->c, sub.plan, sub.kind, from, &slab);
-            skvi_slab_expand(&p->c, sub.bytes, &slab, p->levels);
+            skvi_slab_expand(&p->c, sub.bytes, NULL, &slab, p->levels);
             reach = 0;
             for (ch = 0; ch < from + slab.n; ch++) {
                 uint32_t h = skvi_mode_half[m = pass_mode(ch)];
