@@ -1358,6 +1358,7 @@ typedef unsigned char  skvi_u8x16 SKVI_VECTOR;
 #ifndef SKVI_AVX512
 #define SKVI_AVX512 __attribute__((target("avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi," \
                                           "avx512vnni")))
+#define SKVI_KEEP512(x) __asm__("" : "+v"(x))   /* else made anew in loops, at the busiest port */
 #define SKVI_LA_HAS_AVX512() \
     (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && \
      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && \
@@ -5173,17 +5174,39 @@ static const uint32_t skvi_order_512[4][16] = {
     SKVI_16_512(SKVI_TOKEN_512)
 };
 
-/* Levels of the quad at q: x[o] is [4 steps][4 lanes][4 channels] of keys, 4 o the first step, or
-   [4 channels][4 lanes][4 steps] of values. a and b are the tables of even and odd steps, twice. */
+/* Tables of even and odd steps, twice, A and B; and bit 4 of the index: not for others but where
+   steps are odd. */
+typedef struct skvi_tables_avx512 { __m512i a, b, others, odd; } skvi_tables_avx512;
 SKVI_INLINE_AVX512
-static inline void skvi_unfold_avx512(const unsigned char *q, uint32_t h, const skvi_cut *cut,
-                                      const int kind, __m512i a, __m512i b, __m512i *x)
+static inline skvi_tables_avx512 skvi_tables_of_avx512(const int kind)
 {
-    const __m512i others = _mm512_set1_epi8((char)0xEF);
-    const __m512i odd = kind ? _mm512_set1_epi32(0x10001000)
-                             : _mm512_set_epi32(0x10101010, 0x10101010, 0x10101010, 0x10101010,
-                                                0, 0, 0, 0, 0x10101010, 0x10101010, 0x10101010,
-                                                0x10101010, 0, 0, 0, 0);
+    skvi_tables_avx512 t;
+    t.a = t.b = _mm512_setzero_si512();
+    t.others = _mm512_set1_epi8((char)0xEF);
+    t.odd = kind ? _mm512_set1_epi32(0x10001000)
+                 : _mm512_set_epi32(0x10101010, 0x10101010, 0x10101010, 0x10101010, 0, 0, 0, 0,
+                                    0x10101010, 0x10101010, 0x10101010, 0x10101010, 0, 0, 0, 0);
+    SKVI_KEEP512(t.others);
+    SKVI_KEEP512(t.odd);
+    return t;
+}
+
+/* part[] of skvi_code is even A, B, odd A, B. */
+SKVI_INLINE_AVX512
+static inline void skvi_tables_mode_avx512(skvi_tables_avx512 *t, uint32_t h, uint32_t bias)
+{
+    __m512i x = SKVI_LOAD512(skvi_code_of(h)->part);
+    t->a = _mm512_add_epi8(_mm512_shuffle_i32x4(x, x, 0x88), _mm512_set1_epi8((char)bias));
+    t->b = _mm512_shuffle_i32x4(x, x, 0xDD);
+}
+
+/* Levels of the quad at q: x[o] is [4 steps][4 lanes][4 channels] of keys, 4 o the first step, or
+   [4 channels][4 lanes][4 steps] of values. */
+SKVI_INLINE_AVX512
+static inline void skvi_unfold_avx512(const unsigned char *q, uint32_t h, const int kind,
+                                      const skvi_tables_avx512 *table, __m512i *x)
+{
+    const skvi_cut *cut = &skvi_cuts[skvi_mode_of(h)];
     __m512i y = _mm512_broadcast_i32x4(SKVI_LOAD128(q + 16 * (h - 1))), w, i, t;
     uint32_t o;
     y = _mm512_mask_loadu_epi32(y, (__mmask16)cut->here, q - 16);
@@ -5195,18 +5218,19 @@ static inline void skvi_unfold_avx512(const unsigned char *q, uint32_t h, const 
                                         SKVI_LOAD512(q + cut->row[o]));
         w = _mm512_multishift_epi64_epi8(_mm512_set1_epi64((long long)cut->at[o]), y);
         if (!kind) w = _mm512_permutexvar_epi8(SKVI_LOAD512(skvi_order_512[3]), w);
-        i = _mm512_ternarylogic_epi32(w, others, odd, 0xEA);            /* (w & others) | odd */
+        i = _mm512_ternarylogic_epi32(w, table->others, table->odd, 0xEA);  /* (w & others) | odd */
         t = _mm512_srli_epi16(w, 4);
-        t = _mm512_ternarylogic_epi32(i, t, others, 0x78);              /* i ^ (t & others) */
-        x[o] = _mm512_add_epi8(_mm512_permutexvar_epi8(i, a), _mm512_permutexvar_epi8(t, b));
+        t = _mm512_ternarylogic_epi32(i, t, table->others, 0x78);           /* i ^ (t & others) */
+        x[o] = _mm512_add_epi8(_mm512_permutexvar_epi8(i, table->a),
+                               _mm512_permutexvar_epi8(t, table->b));
     }
 }
 
 /* Quad number `quad` of a slab: unfolded, or as the gang before has left it. */
 SKVI_INLINE_AVX512
 static inline void skvi_joint_quad_avx512(const skvi_joint *j, const unsigned char *q, uint32_t h,
-                                          const int kind, __m512i a, __m512i b, uint32_t quad,
-                                          __m512i *x)
+                                          const int kind, const skvi_tables_avx512 *table,
+                                          uint32_t quad, __m512i *x)
 {
     signed char *levels = j->levels + 256 * quad;
     uint32_t o;
@@ -5215,7 +5239,7 @@ static inline void skvi_joint_quad_avx512(const skvi_joint *j, const unsigned ch
         for (o = 0; o < 4; o++) x[o] = SKVI_LOAD512(levels + 64 * o);
         return;
     }
-    skvi_unfold_avx512(q, h, &skvi_cuts[skvi_mode_of(h)], kind, a, b, x);
+    skvi_unfold_avx512(q, h, kind, table, x);
     if (j->levels) {
         SKVI_LA_UNROLL
         for (o = 0; o < 4; o++) SKVI_STORE512(levels + 64 * o, x[o]);
@@ -5288,14 +5312,6 @@ static inline float skvi_joint_query_avx512(const skvi_slab *b, const float *q, 
     return top / 127.0f;
 }
 
-/* Tables of a mode for skvi_unfold_avx512: part[] of skvi_code is even A, B, odd A, B. */
-#define SKVI_TABLES_512(a, b, h, bias)                                                            \
-    do {                                                                                          \
-        (b) = SKVI_LOAD512(skvi_code_of(h)->part);                                                \
-        (a) = _mm512_add_epi8(_mm512_shuffle_i32x4(b, b, 0x88), _mm512_set1_epi8((char)(bias)));  \
-        (b) = _mm512_shuffle_i32x4(b, b, 0xDD);                                                   \
-    } while (0)
-
 SKVI_INLINE_AVX512
 static inline void skvi_keys_rows_avx512(const uint32_t rows, const skvi_joint *j, const float *q,
                                          float *s)
@@ -5303,8 +5319,9 @@ static inline void skvi_keys_rows_avx512(const uint32_t rows, const skvi_joint *
     const skvi_slab *slab = j->slab;
     signed char query[4][SKVI_SLAB];
     float offset[4];
+    skvi_tables_avx512 table = skvi_tables_of_avx512(0);
     skvi_sums_avx512 sum[4][4];
-    __m512i a, b, x[4], z;
+    __m512i x[4], z;
     uint32_t r, o, i, n, quad = 0;
     z = _mm512_cvtps_epi32(_mm512_loadu_ps(slab->zero));
     z = _mm512_shuffle_epi8(z, _mm512_broadcast_i32x4(_mm_set_epi32(
@@ -5317,9 +5334,9 @@ static inline void skvi_keys_rows_avx512(const uint32_t rows, const skvi_joint *
         const uint32_t h = slab->run[i].h;
         const unsigned char *codes = j->sub + slab->run[i].codes;
         skvi_fetch_run(slab, i, j->next);
-        SKVI_TABLES_512(a, b, h, slab->run[i].bias);
+        skvi_tables_mode_avx512(&table, h, slab->run[i].bias);
         for (n = slab->run[i].quads; n; n--, codes += 16 * h, quad++) {
-            skvi_joint_quad_avx512(j, codes, h, 0, a, b, quad, x);
+            skvi_joint_quad_avx512(j, codes, h, 0, &table, quad, x);
             SKVI_UNROLL_16
             for (r = 0; r < rows; r++) {
                 int32_t four;
@@ -5377,8 +5394,9 @@ static inline void skvi_values_rows_avx512(const uint32_t rows, const skvi_joint
                                                                0x0C080400));
     const skvi_slab *slab = j->slab;
     unsigned char weight[4][SKV_PAGE_TOKENS];           /* [4][4 lanes][4 steps] */
+    skvi_tables_avx512 table = skvi_tables_of_avx512(1);
     int32_t sum[4][SKVI_SLAB / SKVI_QUAD][16];
-    __m512i a, b, x[4];
+    __m512i x[4];
     uint32_t r, o, i, n, quad = 0;
     for (r = 0; r < rows; r++)
         SKVI_STORE512(weight[r], _mm512_shuffle_epi8(SKVI_LOAD512(w + r * SKV_PAGE_TOKENS), lanes));
@@ -5386,9 +5404,9 @@ static inline void skvi_values_rows_avx512(const uint32_t rows, const skvi_joint
         const uint32_t h = slab->run[i].h;
         const unsigned char *codes = j->sub + slab->run[i].codes;
         skvi_fetch_run(slab, i, j->next);
-        SKVI_TABLES_512(a, b, h, 0);
+        skvi_tables_mode_avx512(&table, h, 0);
         for (n = slab->run[i].quads; n; n--, codes += 16 * h, quad++) {
-            skvi_joint_quad_avx512(j, codes, h, 1, a, b, quad, x);
+            skvi_joint_quad_avx512(j, codes, h, 1, &table, quad, x);
             SKVI_UNROLL_16
             for (r = 0; r < rows; r++) {
                 skvi_sums_avx512 y = (skvi_sums_avx512)_mm512_setzero_si512();

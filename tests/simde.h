@@ -36,6 +36,7 @@
 #include <simde/x86/avx512/xor.h>
 
 #define SKVI_AVX512                 /* in place of the target attribute */
+#define SKVI_KEEP512(x) (void)(x)
 #define SKVI_LA_HAS_AVX512() 1
 
 /* what SIMDe 0.7.4 lacks; the kernels ask for rounding to nearest */
