@@ -1434,6 +1434,10 @@ typedef struct skvi_kernels {
                  size_t ldb, float *c, size_t ldc);
     /* sum of a[i] b[i] */
     float (*dot)(const float *a, const float *b, size_t n);
+    /* out[m][l], row stride ldo: dots of n numbers of a[m] and b[l], rows lda and ldb apart, for l
+       in fours and n in sixteens; or NULL: see skvi_dots */
+    void (*dots)(size_t m, size_t l, size_t n, const float *a, size_t lda, const float *b,
+                 size_t ldb, float *out, size_t ldo);
     void (*from_f16)(const uint16_t *h, float *out, size_t n);
     /* codes and scales of a page to levels and factors: see >>quant */
     void (*expand)(const unsigned char *codes, uint32_t h, int kind, int bias, uint32_t n,
@@ -1617,41 +1621,104 @@ static float skvi_dot_avx2(const float *a, const float *b, size_t n)
 #endif
 
 #ifdef SKVI_LA_AVX512
-/* As skvi_gemm_block_avx2, a row's sixteen lanes in one register. */
+/* As skvi_gemm_block_avx2; wide: 16 columns each. rows, wide and onto are constants. */
 SKVI_INLINE_AVX512
-static inline void skvi_gemm_block_avx512(const uint32_t rows, const int onto, size_t k,
-                                          const float *a, size_t lda, const float *b, size_t ldb,
-                                          float *c, size_t ldc)
+static inline void skvi_gemm_block_avx512(const uint32_t rows, const uint32_t wide, const int onto,
+                                          size_t k, const float *a, size_t lda, const float *b,
+                                          size_t ldb, float *c, size_t ldc)
 {
-    __m512 s[4];
-    uint32_t i;
+    __m512 s[4][4], x[4], y;
+    uint32_t i, j;
     size_t l;
     SKVI_UNROLL_16
-    for (i = 0; i < rows; i++) s[i] = onto ? _mm512_loadu_ps(c + i * ldc) : _mm512_setzero_ps();
+    for (i = 0; i < 4 * rows; i++)
+        s[i / 4][i % 4] = onto && i % 4 < wide ? _mm512_loadu_ps(c + i / 4 * ldc + 16 * (i % 4))
+                                               : _mm512_setzero_ps();
     for (l = 0; l < k; l++, b += ldb) {
-        __m512 x = _mm512_loadu_ps(b);
         SKVI_UNROLL_16
-        for (i = 0; i < rows; i++)
-            s[i] = SKVI_ADD512(s[i], SKVI_MUL512(_mm512_set1_ps(a[i * lda + l]), x));
+        for (j = 0; j < wide; j++) x[j] = _mm512_loadu_ps(b + 16 * j);
+        SKVI_UNROLL_16
+        for (i = 0; i < rows; i++) {
+            y = _mm512_set1_ps(a[i * lda + l]);
+            SKVI_UNROLL_16
+            for (j = 0; j < wide; j++) s[i][j] = SKVI_ADD512(s[i][j], SKVI_MUL512(y, x[j]));
+        }
     }
     SKVI_UNROLL_16
     for (i = 0; i < rows; i++, c += ldc)
-        _mm512_storeu_ps(c, onto ? s[i] : SKVI_ADD512(_mm512_loadu_ps(c), s[i]));
+        SKVI_UNROLL_16
+        for (j = 0; j < wide; j++)
+            _mm512_storeu_ps(c + 16 * j, onto ? s[i][j]
+                                              : SKVI_ADD512(_mm512_loadu_ps(c + 16 * j), s[i][j]));
+}
+
+/* All rows of 16 wide columns. */
+SKVI_INLINE_AVX512
+static inline void skvi_gemm_columns_avx512(const uint32_t wide, size_t m, size_t k,
+                                            const float *a, size_t lda, const float *b, size_t ldb,
+                                            float *c, size_t ldc)
+{
+    for (; m >= 4; m -= 4, a += 4 * lda, c += 4 * ldc)
+        skvi_gemm_block_avx512(4, wide, 0, k, a, lda, b, ldb, c, ldc);
+    if (m == 3) skvi_gemm_block_avx512(3, wide, 1, k, a, lda, b, ldb, c, ldc);
+    else if (m == 2) skvi_gemm_block_avx512(2, wide, 1, k, a, lda, b, ldb, c, ldc);
+    else if (m == 1) skvi_gemm_block_avx512(1, wide, 1, k, a, lda, b, ldb, c, ldc);
 }
 
 SKVI_AVX512
 static void skvi_gemm_wide_avx512(size_t m, size_t n, size_t k, const float *a, size_t lda,
                                   const float *b, size_t ldb, float *c, size_t ldc)
 {
-    size_t i, j;
-    for (j = 0; j < n; j += 16) {
-        const float *row = a;
-        float *to = c + j;
-        for (i = 0; i + 4 <= m; i += 4, row += 4 * lda, to += 4 * ldc)
-            skvi_gemm_block_avx512(4, 0, k, row, lda, b + j, ldb, to, ldc);
-        if (m - i == 3) skvi_gemm_block_avx512(3, 1, k, row, lda, b + j, ldb, to, ldc);
-        else if (m - i == 2) skvi_gemm_block_avx512(2, 1, k, row, lda, b + j, ldb, to, ldc);
-        else if (m - i == 1) skvi_gemm_block_avx512(1, 1, k, row, lda, b + j, ldb, to, ldc);
+    for (; n >= 64; n -= 64, b += 64, c += 64)
+        skvi_gemm_columns_avx512(4, m, k, a, lda, b, ldb, c, ldc);
+    for (; n; n -= 16, b += 16, c += 16)
+        skvi_gemm_columns_avx512(1, m, k, a, lda, b, ldb, c, ldc);
+}
+
+/* rows x 4 dots; the sixteen lanes of each in one register, added up as skvi_dot_c does. */
+SKVI_INLINE_AVX512
+static inline void skvi_dots_block_avx512(const uint32_t rows, size_t n, const float *a,
+                                          size_t lda, const float *b, size_t ldb, float *out,
+                                          size_t ldo)
+{
+    __m512 s[4][4], x[4], y;
+    __m128 z[4];
+    uint32_t i, j;
+    size_t l;
+    SKVI_UNROLL_16
+    for (i = 0; i < 16; i++) s[i / 4][i % 4] = _mm512_setzero_ps();
+    for (l = 0; l < n; l += 16) {
+        SKVI_UNROLL_16
+        for (j = 0; j < 4; j++) x[j] = _mm512_loadu_ps(b + j * ldb + l);
+        SKVI_UNROLL_16
+        for (i = 0; i < rows; i++) {
+            y = _mm512_loadu_ps(a + i * lda + l);
+            SKVI_UNROLL_16
+            for (j = 0; j < 4; j++) s[i][j] = SKVI_ADD512(s[i][j], SKVI_MUL512(y, x[j]));
+        }
+    }
+    SKVI_UNROLL_16
+    for (i = 0; i < rows; i++, out += ldo) {
+        SKVI_UNROLL_16
+        for (j = 0; j < 4; j++) {
+            __m256 half = _mm256_add_ps(_mm512_castps512_ps256(s[i][j]), SKVI_UPPER_PS(s[i][j]));
+            z[j] = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+        }
+        z[0] = _mm_add_ps(_mm_unpacklo_ps(z[0], z[1]), _mm_unpackhi_ps(z[0], z[1]));
+        z[1] = _mm_add_ps(_mm_unpacklo_ps(z[2], z[3]), _mm_unpackhi_ps(z[2], z[3]));
+        _mm_storeu_ps(out, _mm_add_ps(_mm_movelh_ps(z[0], z[1]), _mm_movehl_ps(z[1], z[0])));
+    }
+}
+
+SKVI_AVX512
+static void skvi_dots_avx512(size_t m, size_t l, size_t n, const float *a, size_t lda,
+                             const float *b, size_t ldb, float *out, size_t ldo)
+{
+    for (; m; m -= m < 4 ? m : 4, a += 4 * lda, out += 4 * ldo) {
+        const uint32_t rows = m < 4 ? (uint32_t)m : 4;
+        size_t i;
+        for (i = 0; i < l; i += 4)
+            SKVI_BY_ROWS(skvi_dots_block_avx512, rows, n, a, lda, b + i * ldb, ldb, out + i, ldo);
     }
 }
 
@@ -6274,7 +6341,7 @@ static void skvi_wave_sum_128(const int16_t *wave, const int16_t *coef, uint32_t
 #endif
 
 static const skvi_kernels skvi_kernels_c = {
-    skvi_gemm_c, skvi_dot_c, skvi_from_f16_c, skvi_expand_c, skvi_steps_c, skvi_query_c,
+    skvi_gemm_c, skvi_dot_c, NULL, skvi_from_f16_c, skvi_expand_c, skvi_steps_c, skvi_query_c,
     skvi_score_c, skvi_score_wide_c, skvi_value_c, skvi_value_wide_c,
     skvi_add_scores_c, skvi_add_values_c, skvi_top_c, skvi_exps_c, skvi_weights_c, 0, NULL, NULL,
     skvi_wave_step_c, skvi_wave_coef_c, skvi_wave_sum_c,
@@ -6282,7 +6349,7 @@ static const skvi_kernels skvi_kernels_c = {
 };
 #ifdef SKVI_LA_AVX2
 static const skvi_kernels skvi_kernels_avx2 = {
-    skvi_gemm_avx2, skvi_dot_avx2, skvi_from_f16_avx2, skvi_expand_avx2, skvi_steps_avx2,
+    skvi_gemm_avx2, skvi_dot_avx2, NULL, skvi_from_f16_avx2, skvi_expand_avx2, skvi_steps_avx2,
     skvi_query_avx2, skvi_score_avx2, skvi_score_wide_avx2, skvi_value_avx2, skvi_value_wide_avx2,
     skvi_add_scores_avx2, skvi_add_values_avx2, skvi_top_avx2, skvi_exps_avx2, skvi_weights_avx2,
     1, NULL, NULL, skvi_wave_step_avx2, skvi_wave_coef_avx2, skvi_wave_sum_avx2,
@@ -6291,7 +6358,7 @@ static const skvi_kernels skvi_kernels_avx2 = {
 #endif
 #ifdef SKVI_LA_128
 static const skvi_kernels skvi_kernels_128 = {
-    skvi_gemm_128, skvi_dot_128, skvi_from_f16_128, skvi_expand_128, skvi_steps_128,
+    skvi_gemm_128, skvi_dot_128, NULL, skvi_from_f16_128, skvi_expand_128, skvi_steps_128,
     skvi_query_128, skvi_score_128, skvi_score_wide_128, skvi_value_128, skvi_value_wide_128,
     skvi_add_scores_128, skvi_add_values_128, skvi_top_128, skvi_exps_128, skvi_weights_128, 0,
     NULL, NULL,
@@ -6301,7 +6368,8 @@ static const skvi_kernels skvi_kernels_128 = {
 #endif
 #ifdef SKVI_LA_AVX512
 static const skvi_kernels skvi_kernels_avx512 = {
-    skvi_gemm_avx512, skvi_dot_avx2, skvi_from_f16_avx2, skvi_expand_avx2, skvi_steps_avx2,
+    skvi_gemm_avx512, skvi_dot_avx2, skvi_dots_avx512, skvi_from_f16_avx2, skvi_expand_avx2,
+    skvi_steps_avx2,
     skvi_query_avx2, skvi_score_avx2, skvi_score_wide_avx512, skvi_value_avx2,
     skvi_value_wide_avx512, skvi_add_scores_avx512, skvi_add_values_avx2, skvi_top_avx512,
     skvi_exps_avx512, skvi_weights_avx512, 1, skvi_keys_avx512, skvi_values_avx512,
@@ -6309,6 +6377,16 @@ static const skvi_kernels skvi_kernels_avx512 = {
     skvi_search_step_avx2, skvi_search_low_avx2
 };
 #endif
+
+/* As kernels' dots, for any l and n. */
+static void skvi_dots(const skvi_kernels *k, size_t m, size_t l, size_t n, const float *a,
+                      size_t lda, const float *b, size_t ldb, float *out, size_t ldo)
+{
+    size_t i, r, at = k->dots && n % 16 == 0 ? l / 4 * 4 : 0;
+    if (at) k->dots(m, at, n, a, lda, b, ldb, out, ldo);
+    for (r = 0; r < m; r++)
+        for (i = at; i < l; i++) out[r * ldo + i] = k->dot(a + r * lda, b + i * ldb, n);
+}
 
 static const skvi_kernels *skvi_pick_kernels(void)
 {
@@ -8980,13 +9058,21 @@ static void skvi_tile_slabs(const skvi_attend_job *j, const skvi_lane *lane, siz
     }
 }
 
+/* Rows of the tile from r0 on that share a KV head; returns the end. */
+static size_t skvi_same_head(const skvi_atile *t, size_t r0, size_t group)
+{
+    size_t r = r0;
+    while (r < t->n && t->head[r] / group == t->head[r0] / group) r++;
+    return r;
+}
+
 /* q rows of the tile, scaled, and their latents. */
 static void skvi_tile_queries(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t)
 {
     const skv_cache *c = j->c;
     const skv_layer *l = &c->layers[j->layer];
     const skvi_stream *s;
-    size_t r, i, d = l->head_dim, group = l->n_q_heads / l->n_kv_heads, g = t->g, whole;
+    size_t r, i, d = l->head_dim, group = l->n_q_heads / l->n_kv_heads, g = t->g, whole, end = 0;
     for (r = 0; r < t->n; r++) {
         skvi_load(&j->q, t->query[r], t->head[r], lane->q + r * d);
         for (i = 0; i < d; i++) lane->q[r * d + i] *= l->scale;
@@ -8999,13 +9085,13 @@ static void skvi_tile_queries(const skvi_attend_job *j, const skvi_lane *lane, s
     for (r = 0; r < t->n; r++) {
         size_t slice = (t->head[r] / group - g * c->coder.profile->head_group) * d;
         const float *q = lane->q + r * d;
-        float norm = 0;
-        for (i = s->D; i < whole; i++) lane->ql[r * whole + i] = 0;
-        for (i = 0; i < s->D; i++) {
-            float x = c->coder.kern->dot(q, s->dec + i * s->D + slice, d);
-            lane->ql[r * whole + i] = x;
-            norm += x * x / s->var[i];
+        float norm = 0, *x = lane->ql + r * whole;
+        if (r == end) {
+            end = skvi_same_head(t, r, group);
+            skvi_dots(c->coder.kern, end - r, s->D, d, q, d, s->dec + slice, s->D, x, whole);
         }
+        for (i = s->D; i < whole; i++) x[i] = 0;
+        for (i = 0; i < s->D; i++) norm += x[i] * x[i] / s->var[i];
         if (s->turn) {
             const skvi_turn *turn = &c->coder.profile->turn[j->layer];
             skvi_still_row(turn, lane->waves, s->turn + slice, q,
@@ -9072,31 +9158,21 @@ static void skvi_softmax(const skvi_attend_job *j, const skvi_lane *lane, skvi_a
     }
 }
 
-/* Rows of the tile from r0 on that share a KV head; returns the end. */
-static size_t skvi_same_head(const skvi_atile *t, size_t r0, size_t group)
-{
-    size_t r = r0;
-    while (r < t->n && t->head[r] / group == t->head[r0] / group) r++;
-    return r;
-}
-
 /* Exact tokens first .. first+n-1, n <= 64. */
 static void skvi_exact_block(const skvi_attend_job *j, const skvi_lane *lane, skvi_atile *t,
                              size_t first, size_t n)
 {
     const skv_cache *c = j->c;
     const skv_layer *l = &c->layers[j->layer];
-    size_t d = l->head_dim, dv = l->head_dim_v, group = l->n_q_heads / l->n_kv_heads, i, r, r0, x;
-    float row[SKV_MAX_HEAD_DIM];
+    size_t d = l->head_dim, dv = l->head_dim_v, group = l->n_q_heads / l->n_kv_heads, i, r, r0;
     t->span = 0;                    /* the tile takes its place */
-    memset(lane->s, 0, t->n * SKVI_P * sizeof(float));
     for (r0 = 0; r0 < t->n; r0 = r) {
         r = skvi_same_head(t, r0, group);
-        for (i = 0; i < n; i++) {
-            skvi_exact_load(c, j->layer, 0, t->head[r0] / group, (uint32_t)(first + i), row);
-            for (x = r0; x < r; x++)
-                lane->s[x * SKVI_P + i] = c->coder.kern->dot(lane->q + x * d, row, d);
-        }
+        for (i = 0; i < n; i++)
+            skvi_exact_load(c, j->layer, 0, t->head[r0] / group, (uint32_t)(first + i),
+                            lane->tile + i * d);
+        skvi_dots(c->coder.kern, r - r0, n, d, lane->q + r0 * d, d, lane->tile, d,
+                  lane->s + r0 * SKVI_P, SKVI_P);
     }
     if (j->scores) return;
     skvi_softmax(j, lane, t, first, n, dv);

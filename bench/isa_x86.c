@@ -10,34 +10,43 @@
     AVX2 void expand_##h##_avx2(const unsigned char *q, int kind, uint32_t n, signed char *to) \
     { \
         for (; n; n--, q += 32 * h, to += SKVI_PAIR_BYTES) \
-            skvi_expand_two_avx2(h, 1, q, q + 16 * h, kind, 0, to, to + 16); \
-    } \
-    SKVI_AVX512 \
-    void expand_##h##_avx512(const unsigned char *q, int kind, uint32_t n, signed char *to); \
-    SKVI_AVX512 \
-    void expand_##h##_avx512(const unsigned char *q, int kind, uint32_t n, signed char *to) \
-    { \
-        skvi_expand_run_avx512(q, h, kind, 0, n, to); \
+            skvi_expand_two_avx2(h, 1, q, q + 16 * h, kind, 0, to); \
     }
-#define ATTEND(attribute, set, rows, pairs) \
-    attribute void score_##rows##_##set(const signed char *x, const signed char *q, uint32_t n, \
-                                        int32_t *acc); \
-    attribute void score_##rows##_##set(const signed char *x, const signed char *q, uint32_t n, \
-                                        int32_t *acc) \
+#define ATTEND(rows) \
+    AVX2 void score_##rows##_avx2(const signed char *x, const signed char *q, uint32_t n, \
+                                  int32_t *acc); \
+    AVX2 void score_##rows##_avx2(const signed char *x, const signed char *q, uint32_t n, \
+                                  int32_t *acc) \
     { \
-        skvi_score_rows_##set(rows, x, q, n, acc); \
+        skvi_score_rows_avx2(rows, x, q, n, acc); \
     } \
-    attribute void value_##rows##_##set(const signed char *x, const unsigned char *w, \
-                                        int32_t *acc); \
-    attribute void value_##rows##_##set(const signed char *x, const unsigned char *w, \
-                                        int32_t *acc) \
+    AVX2 void value_##rows##_avx2(const signed char *x, const unsigned char *w, int32_t *acc); \
+    AVX2 void value_##rows##_avx2(const signed char *x, const unsigned char *w, int32_t *acc) \
     { \
-        skvi_value_pairs_##set(rows, pairs, x, w, acc); \
+        skvi_value_pairs_avx2(rows, 2, x, w, acc); \
+    }
+/* AVX-512 expands and multiplies in one loop; here for one gang. */
+#define AT_ONCE(rows) \
+    SKVI_AVX512 void score_##rows##_avx512(const skvi_joint *from, const float *q, float *s); \
+    SKVI_AVX512 void score_##rows##_avx512(const skvi_joint *from, const float *q, float *s) \
+    { \
+        skvi_joint j = *from; \
+        j.kept = 0; \
+        j.levels = NULL; \
+        skvi_keys_rows_avx512(rows, &j, q, s); \
+    } \
+    SKVI_AVX512 void value_##rows##_avx512(const skvi_joint *from, const unsigned char *w, float *o); \
+    SKVI_AVX512 void value_##rows##_avx512(const skvi_joint *from, const unsigned char *w, float *o) \
+    { \
+        skvi_joint j = *from; \
+        j.kept = 0; \
+        j.levels = NULL; \
+        skvi_values_rows_avx512(rows, &j, w, o); \
     }
 
 EXPAND(4)
 EXPAND(8)
-ATTEND(AVX2, avx2, 3, 2)
-ATTEND(AVX2, avx2, 4, 2)
-ATTEND(SKVI_AVX512, avx512, 3, 4)
-ATTEND(SKVI_AVX512, avx512, 4, 4)
+ATTEND(3)
+ATTEND(4)
+AT_ONCE(3)
+AT_ONCE(4)

@@ -815,7 +815,7 @@ TEST(larger_sizes)
     }
 }
 
-/* gemm, dot and from_f16 of the kernel table, and nothing written beside C. */
+/* gemm, dot, dots and from_f16 of the kernel table, and nothing written beside C. */
 static void float_kernels_agree(const skvi_kernels *other)
 {
     static float a[16 * 70], b[70 * 90], c[2][16 * 90];
@@ -832,6 +832,10 @@ static void float_kernels_agree(const skvi_kernels *other)
         for (i = 0; i < 16 * 90; i++) c[0][i] = c[1][i] = (float)(test_uniform() - 0.5);
         skvi_gemm_c(m, n, k, a, 70, b + 1, 87, c[0] + 1, 83);
         other->gemm(m, n, k, a, 70, b + 1, 87, c[1] + 1, 83);
+        CHECK(!memcmp(c[0], c[1], sizeof c[0]));
+        if (round & 1) k -= k % 16;
+        skvi_dots(&skvi_kernels_c, m, n, k, a, 70, b + 1, 69, c[0] + 1, 83);
+        skvi_dots(other, m, n, k, a, 70, b + 1, 69, c[1] + 1, 83);
         CHECK(!memcmp(c[0], c[1], sizeof c[0]));
         x = skvi_dot_c(a + round % 5, b, n);
         y = other->dot(a + round % 5, b, n);

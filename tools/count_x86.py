@@ -81,21 +81,22 @@ def table(compiler, cpu):
         return [len(body) / n] + ([cycles(body, cpu) / n] if cpu else [])
 
     def row(what, pair):
-        print("| %s |" % what + "".join(" %.1f | %.1f | %.2f |" % (a, b, a / b)
-                                        for a, b in zip(*pair)))
-    parts = [(isa, {n[:-len(isa) - 1]: numbers(n) for n in found if n.endswith("_" + isa)
-                    and re.match(r"(?:expand|score|value)_\d", n)}) for isa in ("avx2", "avx512")]
+        print("| %s |" % what + "".join(" %.1f | %s |" % (pair[0][i], " %.1f | %.2f" % (
+            pair[1][i], pair[0][i] / pair[1][i]) if len(pair) > 1 else " - | -")
+            for i in range(len(pair[0]))).replace("|  ", "| "))
+    parts = {n: numbers(n) for n in found if re.match(r"(?:expand|score|value)_\d_avx", n)}
     for h in (4, 8):
-        row("expand, %d bits" % (h // 2), [p["expand_%d" % h] for _, p in parts])
+        row("expand, %d bits" % (h // 2), [parts["expand_%d_avx2" % h]])
     for part in ("score", "value"):
         for rows in (3, 4):
-            row("%s, %d rows" % (part, rows), [p["%s_%d" % (part, rows)] for _, p in parts])
+            row("%s, %d rows" % (part, rows), [parts["%s_%d_avx2" % (part, rows)]])
     for part in ("score", "value"):
         for h in (4, 8):
             for rows in (3, 4):
-                both = [[x + y for x, y in zip(p["expand_%d" % h], p["%s_%d" % (part, rows)])]
-                        for _, p in parts]
-                row("expand + %s, %d bits, %d rows" % (part, h // 2, rows), both)
+                name = "%s_%d" % (part, rows)
+                both = [x + y for x, y in zip(parts["expand_%d_avx2" % h], parts[name + "_avx2"])]
+                row("expand + %s, %d bits, %d rows" % (part, h // 2, rows),
+                    [both, parts[name + "_avx512"]])
 
 
 def main():
