@@ -35,8 +35,10 @@
         j.levels = NULL; \
         skvi_keys_rows_avx512(rows, &j, q, s); \
     } \
-    SKVI_AVX512 void value_##rows##_avx512(const skvi_joint *from, const unsigned char *w, float *o); \
-    SKVI_AVX512 void value_##rows##_avx512(const skvi_joint *from, const unsigned char *w, float *o) \
+    SKVI_AVX512 \
+    void value_##rows##_avx512(const skvi_joint *from, const unsigned char *w, float *o); \
+    SKVI_AVX512 \
+    void value_##rows##_avx512(const skvi_joint *from, const unsigned char *w, float *o) \
     { \
         skvi_joint j = *from; \
         j.kept = 0; \
