@@ -1631,9 +1631,10 @@ static inline void skvi_gemm_block_avx512(const uint32_t rows, const uint32_t wi
     uint32_t i, j;
     size_t l;
     SKVI_UNROLL_16
-    for (i = 0; i < 4 * rows; i++)
-        s[i / 4][i % 4] = onto && i % 4 < wide ? _mm512_loadu_ps(c + i / 4 * ldc + 16 * (i % 4))
-                                               : _mm512_setzero_ps();
+    for (i = 0; i < rows; i++)
+        SKVI_UNROLL_16
+        for (j = 0; j < wide; j++)
+            s[i][j] = onto ? _mm512_loadu_ps(c + i * ldc + 16 * j) : _mm512_setzero_ps();
     for (l = 0; l < k; l++, b += ldb) {
         SKVI_UNROLL_16
         for (j = 0; j < wide; j++) x[j] = _mm512_loadu_ps(b + 16 * j);
@@ -4482,7 +4483,8 @@ static void skvi_search_low_128(const unsigned char *c, unsigned char *low, unsi
 #define SKVI_SLAB 64u               /* channels that are expanded at a time */
 
 /* Up to SLAB channels of a stream that are all wide or all narrow: where they are in a sub and how
-   kernels take them; after skvi_slab_expand also their factors. */
+   kernels take them; their factors once skvi_slab_expand, or keys or values of a kernel table, has
+   been there. */
 typedef struct skvi_slab {
     uint32_t ch, n;                 /* from which channel on, how many, whole quads */
     int      wide, kind;
@@ -5166,12 +5168,18 @@ static float skvi_exps_avx512(float *s, float top)
     return skvi_sum_avx2(sum);
 }
 
+SKVI_INLINE_AVX512
+static inline float skvi_most_avx512(__m512 x)
+{
+    return skvi_most_avx2(_mm256_max_ps(_mm512_castps512_ps256(x), SKVI_UPPER_PS(x)));
+}
+
 SKVI_AVX512
 static float skvi_top_avx512(const float *s)
 {
     __m512 x = _mm512_max_ps(_mm512_loadu_ps(s), _mm512_loadu_ps(s + 16));
     x = _mm512_max_ps(x, _mm512_max_ps(_mm512_loadu_ps(s + 32), _mm512_loadu_ps(s + 48)));
-    return skvi_most_avx2(_mm256_max_ps(_mm512_castps512_ps256(x), SKVI_UPPER_PS(x)));
+    return skvi_most_avx512(x);
 }
 
 SKVI_AVX512
@@ -5366,7 +5374,7 @@ static inline float skvi_joint_query_avx512(const skvi_slab *b, const float *q, 
         most = _mm512_max_ps(most, _mm512_castsi512_ps(_mm512_and_si512(
                                        _mm512_castps_si512(x[i]), magnitude)));
     }
-    top = skvi_most_avx2(_mm256_max_ps(_mm512_castps512_ps256(most), SKVI_UPPER_PS(most)));
+    top = skvi_most_avx512(most);
     inv = _mm512_set1_ps(top > 1e-34f ? 127.0f / top : 0);
     SKVI_LA_UNROLL
     for (i = 0; i < 4; i++) v[i] = _mm512_cvtps_epi32(SKVI_MUL512(x[i], inv));

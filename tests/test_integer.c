@@ -658,11 +658,12 @@ static void joint_slab(joint_job *j, int kind, uint32_t only, uint32_t ch)
 
 static void joint_fill(joint_job *j)
 {
-    uint32_t i;
+    uint32_t i, here;
     j->rows = 1 + pick(JOINT_ROWS);
-    for (i = 0; i < JOINT_ROWS * JOINT_WHOLE; i++) {
-        j->q[i] = (float)test_normal();
-        j->out[0][i] = j->out[1][i] = (float)test_normal();
+    for (i = 0; i < JOINT_ROWS * JOINT_WHOLE; i++) {    /* beyond n: a 0 added or read shows */
+        here = i % JOINT_WHOLE < j->slab[0].n;
+        j->q[i] = here ? (float)test_normal() : INFINITY;
+        j->out[0][i] = j->out[1][i] = here ? (float)test_normal() : -0.0f;
     }
     for (i = 0; i < JOINT_ROWS * TOKENS; i++) {
         j->s[0][i] = j->s[1][i] = (float)test_normal();
