@@ -64,10 +64,12 @@
 
    OUTLINE (search for the tag)
      In the API            >>result  >>tensor  >>memory  >>model  >>profiler  >>profile  >>codec
-                           >>cache  >>attend  >>report  >>classic  >>cold  >>isa  >>linalg
+                           >>tables  >>cache  >>attend  >>report  >>classic  >>cold  >>isa
+                           >>linalg
      In the implementation >>base  >>kernels  >>la  >>product  >>jacobi  >>eigh  >>svd  >>fit
                            >>quant  >>search  >>integer  >>turned  >>plan  >>summary  >>blob
-                           >>page  >>heap  >>ring  >>scores  >>turbo  >>report  >>cold
+                           >>page  >>tables  >>heap  >>ring  >>scores  >>turbo  >>report
+                           >>cold
 
    SHAPES AND STRIDES
      Q is [n_tokens][n_q_heads][head_dim], K [n_tokens][n_kv_heads][head_dim], V and the output have
@@ -184,7 +186,8 @@ extern "C" {
     X(ERR_CHECKSUM,  -10, "the data is damaged: a checksum does not match; fetch it again") \
     X(ERR_VERSION,   -11, "written by a newer version: update spectral_kv.h") \
     X(ERR_MODEL,     -12, "made for another model: shape or fingerprint differ") \
-    X(ERR_TARGET,    -13, "no plan reaches this target: ask for more bits or less precision")
+    X(ERR_TARGET,    -13, "no plan reaches this target: ask for more bits or less precision") \
+    X(ERR_DEVICE,    -14, "the GPU refused a launch: see cudaGetLastError, shared memory, device")
 
 #define SKVI_RESULT_ENUM(name, value, text) SKV_##name = value,
 typedef enum skv_result { SKV_RESULTS(SKVI_RESULT_ENUM) SKV_RESULT_LAST_ = -99 } skv_result;
@@ -467,6 +470,51 @@ SKVDEF skv_result skv_encode(skv_codec *c, uint32_t layer, const skv_span *k, co
 SKVDEF skv_result skv_decode(skv_codec *c, uint32_t layer, const void *page, size_t bytes,
                              float *k, float *v, size_t *n);
 
+/* >>tables ------------------------------------------------------------------------------------
+   All that a reader or writer of one layer's pages needs, as one block of bytes without a pointer,
+   in this machine's byte order: for a GPU (spectral_kv_cuda.cuh), an NPU, another language. An
+   skv_table, then what its members point at, in bytes from the block's start, all at multiples of
+   16. skv_encode says how pages are laid out; >>quant has the meaning of codes. */
+#define SKV_TABLE_MAGIC 0x54564B53u     /* "SKVT" on little endian machines */
+#define SKV_TABLE_MODES 13u
+
+typedef struct skv_table_stream {   /* K or V of one head group */
+    uint32_t heads, dim, n;         /* n = heads * dim channels */
+    uint32_t offset, bytes;         /* of its sub in a page */
+    uint32_t coded;                 /* channels with codes, whole quads: may be above n */
+    uint32_t allowance;             /* bytes that outlier rows may take, a page's mean */
+    float    lambda;                /* squared error that a bit is worth */
+    uint32_t mean, variance;        /* float [n] */
+    uint32_t turn;                  /* float [n] mean of the unturned keys; 0: none */
+    uint32_t encode, decode;        /* float [n][n]: u = encode (x - mean); row c = channel c */
+    uint32_t quads;                 /* uint32_t [coded / 4]: 16 * (bytes before the quad's codes in
+                                       the sub) + mode */
+} skv_table_stream;
+
+typedef struct skv_table_mode {     /* codes of one width, see >>quant and >>search */
+    uint32_t half, bits;            /* half bits of a code; bits of a level */
+    float    unit, distortion;
+    uint32_t fine, twice;
+    int8_t   part[2][2][16];        /* of even and odd steps: A, B */
+} skv_table_mode;
+
+typedef struct skv_table {
+    uint32_t  magic, page_format, bytes;    /* bytes of the whole block */
+    uint32_t  layer, n_groups, head_group;
+    skv_layer shape;                /* as the profile has it: nothing is 0 for a default */
+    uint32_t  least, most;          /* bytes of a page without, and with all outlier rows */
+    uint32_t  style, pairs;         /* skv_rope, or 0 and 0 */
+    uint32_t  turns;                /* uint64_t [pairs]: turns per half token, 2^64 each */
+    uint32_t  waves;                /* float [pairs][32][2]: cos, sin of (i + 1/2) freqs[p] */
+    uint32_t  stream;               /* skv_table_stream [2 n_groups]: K of every group, then V */
+    skv_table_mode mode[SKV_TABLE_MODES];
+} skv_table;
+
+/* Writes the block into buf (capacity bytes at a multiple of 16) and its size into *bytes; buf
+   NULL asks for the size. Tables of a codec and of a cache differ where their targets do. */
+SKVDEF skv_result skv_codec_tables(const skv_codec *c, uint32_t layer, void *buf, size_t capacity,
+                                   size_t *bytes);
+
 /* >>cache ------------------------------------------------------------------------------------- */
 typedef struct skv_cache skv_cache;
 
@@ -536,6 +584,16 @@ SKVDEF skv_result skv_cache_usage(const skv_cache *c, skv_usage *out);
    dropped. */
 SKVDEF skv_result skv_reconstruct(skv_cache *c, uint32_t layer, size_t first, size_t n, float *k,
                                   float *v);
+
+/* As skv_codec_tables, for the pages of this cache; ERR_STATE where it has no profile. */
+SKVDEF skv_result skv_cache_tables(const skv_cache *c, uint32_t layer, void *buf, size_t capacity,
+                                   size_t *bytes);
+
+/* Page i of a layer, tokens sinks + 64 i and on, as skv_encode describes it: *page is the cache's,
+   until it drops or forgets it. ERR_ARG where there is no such page (yet), ERR_STATE where a
+   sliding layer has dropped it. */
+SKVDEF skv_result skv_cache_page(const skv_cache *c, uint32_t layer, size_t i, const void **page,
+                                 size_t *bytes);
 
 /* >>attend ------------------------------------------------------------------------------------ */
 /* Outputs of skv_attend besides the rows, and one input. Zero it before; lse may stay NULL.
@@ -8202,6 +8260,147 @@ SKVDEF skv_result skv_decode(skv_codec *c, uint32_t layer, const void *page, siz
     return SKV_OK;
 }
 
+/* >>tables ------------------------------------------------------------------------------------ */
+/* f radians as turns, modulo one, in units of 2^-64: f = m 2^-shift times 2^64 / (2 pi). */
+static uint64_t skvi_table_turns(float f)
+{
+    const uint32_t bits = skvi_bits(f), e = bits >> 23 & 255u;
+    const uint64_t m = (bits & 0x7FFFFFu) | (e ? 0x800000u : 0u);
+    const uint64_t high = m * 0x28BE60DBu, low = m * 0x9391054Au, x = high + (low >> 32);
+    const uint32_t shift = 150 - (e ? e : 1);           /* 20 at least: f is up to 10 */
+    uint64_t turns = 0;
+    if (shift < 32) turns = x << (32 - shift) | (low & 0xFFFFFFFFu) >> shift;
+    else if (shift < 96) turns = x >> (shift - 32);
+    return bits >> 31 ? 0 - turns : turns;
+}
+
+static void skvi_table_rope(const skvi_turn *r, uint64_t *turns, float *waves)
+{
+    uint32_t p, i;
+    for (p = 0; p < r->pairs; p++) {
+        turns[p] = skvi_table_turns(0.5f * r->freq[p]);
+        for (i = 0; i < SKV_PAGE_TOKENS / 2; i++, waves += 2) {
+            double x = (i + 0.5) * (double)r->freq[p];
+            waves[0] = (float)cos(x);
+            waves[1] = (float)sin(x);
+        }
+    }
+}
+
+/* A stream's entry, and its arrays where the block is there. */
+static void skvi_table_fill(const skvi_coder *c, skvi_arena *a, size_t index, skv_table_stream *t)
+{
+    const skvi_stream *s = &c->profile->stream[index];
+    const skvi_plan *plan = &c->plan[index];
+    uint32_t *at[5], i, q, m = SKVI_MODES - 1, left = plan->n[m], *quads;
+    uint32_t codes = SKVI_SUB_HEADER + SKVI_SCALE_BYTES(plan->coded);
+    const float *from[5];
+    memset(t, 0, sizeof *t);
+    t->heads = s->heads;
+    t->dim = s->dim;
+    t->n = s->D;
+    t->offset = c->offset[index];
+    t->bytes = plan->bytes;
+    t->coded = plan->coded;
+    t->allowance = c->allow[index];
+    t->lambda = plan->lambda;
+    at[0] = &t->mean, at[1] = &t->variance, at[2] = &t->turn;
+    at[3] = &t->encode, at[4] = &t->decode;
+    from[0] = s->mean, from[1] = s->var, from[2] = s->turn, from[3] = s->enc, from[4] = s->dec;
+    for (i = 0; i < 5; i++) {
+        size_t n = i < 3 ? s->D : (size_t)s->D * s->D;
+        float *to = from[i] ? (float *)skvi_take(a, n, sizeof(float)) : NULL;
+        if (from[i]) *at[i] = (uint32_t)(a->used - n * sizeof(float));
+        if (to) memcpy(to, from[i], n * sizeof(float));
+    }
+    quads = (uint32_t *)skvi_take(a, plan->coded / SKVI_QUAD, sizeof(uint32_t));
+    t->quads = (uint32_t)(a->used - plan->coded / SKVI_QUAD * sizeof(uint32_t));
+    for (q = 0; q < plan->coded / SKVI_QUAD; q++, left -= SKVI_QUAD) {
+        while (!left) left = plan->n[--m];
+        if (quads) quads[q] = 16 * codes + m;
+        codes += SKVI_QUAD * SKVI_CODE_BYTES(skvi_mode_half[m]);
+    }
+}
+
+static void skvi_table_head(const skvi_coder *c, uint32_t layer, skv_table *t)
+{
+    const skv_profile *p = c->profile;
+    uint32_t i;
+    memset(t, 0, sizeof *t);
+    t->magic = SKV_TABLE_MAGIC;
+    t->page_format = SKVI_PAGE_FORMAT;
+    t->layer = layer;
+    t->n_groups = skvi_layer_streams(p, layer) / 2;
+    t->head_group = p->head_group;
+    t->shape = p->layers[layer];
+    t->least = t->most = c->least[layer];
+    for (i = p->first[layer]; i < p->first[layer + 1]; i++)
+        t->most += (uint32_t)(SKVI_MAX_ROWS * SKVI_ROW_BYTES(p->stream[i].D));
+    t->style = p->turn[layer].style;
+    t->pairs = p->turn[layer].pairs;
+    for (i = 0; i < SKVI_MODES; i++) {
+        const skvi_fine fine = skvi_fine_of(skvi_mode_half[i]);
+        skv_table_mode *m = &t->mode[i];
+        m->half = skvi_mode_half[i];
+        m->bits = skvi_codes[i].bits;
+        m->unit = skvi_codes[i].unit;
+        m->distortion = skvi_distortion[i];
+        m->fine = (uint32_t)fine.unit;
+        m->twice = fine.twice;
+        memcpy(m->part, skvi_codes[i].part, sizeof m->part);
+    }
+}
+
+/* The block, or with an arena without memory its size alone. */
+static void skvi_table_write(const skvi_coder *c, uint32_t layer, skvi_arena *a)
+{
+    const skv_profile *p = c->profile;
+    const skvi_turn *r = &p->turn[layer];
+    uint32_t streams = skvi_layer_streams(p, layer), i;
+    skv_table head, *t = (skv_table *)skvi_take(a, 1, sizeof *t);
+    skv_table_stream one, *s;
+    uint64_t *turns;
+    float *waves;
+    skvi_table_head(c, layer, &head);
+    s = (skv_table_stream *)skvi_take(a, streams, sizeof *s);
+    head.stream = (uint32_t)(a->used - streams * sizeof *s);
+    turns = (uint64_t *)skvi_take(a, r->pairs, sizeof *turns);
+    head.turns = (uint32_t)(a->used - r->pairs * sizeof *turns);
+    waves = (float *)skvi_take(a, r->pairs, SKV_PAGE_TOKENS * sizeof *waves);
+    head.waves = (uint32_t)(a->used - r->pairs * SKV_PAGE_TOKENS * sizeof *waves);
+    if (turns) skvi_table_rope(r, turns, waves);
+    for (i = 0; i < streams; i++) {
+        skvi_table_fill(c, a, p->first[layer] + i, &one);
+        if (s) s[i] = one;
+    }
+    (void)skvi_take(a, 0, 1);
+    head.bytes = (uint32_t)a->used;
+    if (t) *t = head;
+}
+
+static skv_result skvi_tables(const skvi_coder *c, uint32_t layer, void *buf, size_t capacity,
+                              size_t *bytes)
+{
+    skvi_arena a = {NULL, 0, 0};
+    skvi_table_write(c, layer, &a);
+    *bytes = a.used;
+    if (a.overflow || a.used > 0xFFFFFFFFu) return SKV_ERR_SHAPE;
+    if (!buf) return SKV_OK;
+    if (capacity < a.used || (uintptr_t)buf % 16) return SKV_ERR_ARG;
+    memset(buf, 0, a.used);
+    a.base = (unsigned char *)buf;
+    a.used = 0;
+    skvi_table_write(c, layer, &a);
+    return SKV_OK;
+}
+
+SKVDEF skv_result skv_codec_tables(const skv_codec *c, uint32_t layer, void *buf, size_t capacity,
+                                   size_t *bytes)
+{
+    if (!c || !bytes || layer >= c->coder.profile->model.n_layers) return SKV_ERR_ARG;
+    return skvi_tables(&c->coder, layer, buf, capacity, bytes);
+}
+
 /* >>heap --------------------------------------------------------------------------------------
    First fit over the caller's memory, for pages: blocks in address order, free neighbours joined.
    Block: size_t size with the lowest bit set when in use, then 8 bytes spare, then content. */
@@ -8569,6 +8768,25 @@ SKVDEF void skv_cache_free(skv_cache *c)
     skv_cache_reset(c);
     a = c->alloc;
     a.free(a.user, c->block, c->bytes);
+}
+
+SKVDEF skv_result skv_cache_tables(const skv_cache *c, uint32_t layer, void *buf, size_t capacity,
+                                   size_t *bytes)
+{
+    if (!c || !bytes || layer >= c->model.n_layers) return SKV_ERR_ARG;
+    if (!c->coder.profile) return SKV_ERR_STATE;
+    return skvi_tables(&c->coder, layer, buf, capacity, bytes);
+}
+
+SKVDEF skv_result skv_cache_page(const skv_cache *c, uint32_t layer, size_t i, const void **page,
+                                 size_t *bytes)
+{
+    if (!c || !page || !bytes || layer >= c->model.n_layers || i >= c->cl[layer].n_pages)
+        return SKV_ERR_ARG;
+    if (!c->cl[layer].page[i]) return SKV_ERR_STATE;
+    *page = c->cl[layer].page[i];
+    *bytes = skvi_get32(c->cl[layer].page[i] + 4);
+    return SKV_OK;
 }
 
 SKVDEF size_t skv_cache_tokens(const skv_cache *c, uint32_t layer)
