@@ -11,10 +11,39 @@
    SPECTRAL_KV_IMPLEMENTATION in a .cu file brings the kernels too. Declarations need no CUDA
    header; the implementation needs nvcc (CUDA 12 or 13) and nothing else.
 
+   WHAT IT DOES
+     Attention on a GPU over the very pages that skv_encode and skv_cache make (format 3): the bytes
+     of a page are the same on both sides. skv_cuda_attend is skv_attend for a batch of sequences
+     with paged tables as vLLM or FlashInfer keep them, exact sinks and recent tokens in the same
+     call. It takes whatever the CPU takes: head_dim 16 to 576, joint head groups, GQA, RoPE means,
+     outlier rows, soft cap, sliding windows, f32, f16 and bf16.
+     Up to 3 query rows of a head group meet codes by dp4a, more on tensor cores, 8 at a time.
+     Not here yet: encoding and decoding of pages, prompts on tensor cores, calibration. Pages come
+     from the CPU; they move with cudaMemcpyAsync, since they hold no pointers.
+
+   HOW TO USE IT, PER LAYER
+     1. skv_codec_tables or skv_cache_tables on the host; copy the block to the device once.
+     2. Pages (skv_encode, skv_cache_page) into slots of a pool in device memory, slot numbers into
+        a table there.
+     3. skv_cuda_attend_work bytes of device memory, for as long as the launches run.
+     4. skv_cuda_attend on a stream. It launches three kernels, allocates nothing, waits for
+        nothing, so it may be captured into a graph. A refused launch is SKV_ERR_DEVICE.
+
+   WHAT AGREES WITH THE CPU
+     Products of queries and weights with codes are integers, the same as skv_attend's for equal
+     numbers. Floats are summed in another order, but one that is fixed: the same call gives the
+     same bits, on one architecture. Results are as far from exact attention over the decoded rows
+     as skv_attend's are (tests/test_cuda_attend.cpp).
+
+   HOW IT IS CHECKED
+     `make test` compiles the kernels with nvcc for sm_75, 80, 86, 89, 90, 100 and 120, and runs
+     them on the CPU under an emulation that permutes the order of threads (tests/cuda_emulation).
+     They have not been run on a real device yet, so nothing is said of their speed.
+
    OUTLINE (search for the tag)
-     In the API             >>pages  >>attend  >>encode  >>decode
+     In the API             >>pages  >>attend
      In the implementation  >>device  >>expand  >>product  >>query  >>attention  >>merge
-                            >>encoder  >>decoder  >>launch
+                            >>launch
 */
 #ifndef SPECTRAL_KV_CUDA_H
 #define SPECTRAL_KV_CUDA_H
@@ -51,37 +80,46 @@ typedef struct skv_cuda_pages {
     size_t         stride;
 } skv_cuda_pages;
 
-/* >>encode ------------------------------------------------------------------------------------
-   K and V rows become pages, as skv_encode makes them: searched in the same integers, so equal
-   latents get equal codes; latents themselves are float sums in another order. */
-typedef struct skv_cuda_encode_desc {
+/* >>attend ------------------------------------------------------------------------------------
+   Attention of the newest n_queries tokens of every sequence over its sinks, its pages and its
+   recent tokens, causal, with the layer's scale, soft cap and sliding window: skv_attend for a
+   batch. Positions: [0, sinks) sinks, 64 a page, the rest recent. Exact keys and values, rows of
+   sequence s: sinks first, then a ring,
+       position p lies in row s (sinks + ring) + (p < sinks ? p : sinks + (p - sinks) % ring).
+   What cannot be attended (more pages than max_pages, more recent tokens than the ring, fewer
+   tokens than queries) gives NaN for that sequence, and only there.
+   Queries meet codes in 8 bits, as on the CPU, in 14 where codes are wide or `precise` is set. All
+   pointers but host are device memory. Results do not depend on the launch but by `split`. */
+typedef struct skv_cuda_attend_desc {
     const skv_table *host;          /* the layer's tables (skv_codec_tables, skv_cache_tables) */
     const void      *tables;        /* the same bytes in device memory, at a multiple of 16 */
-    uint32_t         n_pages;       /* to encode */
-    const int32_t   *slots;         /* [n_pages] where they go */
-    const int32_t   *rows;          /* [n_pages] first row of each in k and v; NULL: 64 a page */
-    const int32_t   *lengths;       /* [n_pages] tokens, 1 to 64; NULL: 64 each */
-    const uint32_t  *positions;     /* [n_pages] of the first token */
-    skv_span         k, v;          /* device memory, [rows][n_kv_heads][head_dim, head_dim_v] */
-    void            *pool;          /* as in skv_cuda_pages */
-    size_t           page_bytes;
-    const uint32_t  *credit;        /* [n_pages][2 n_groups] bytes that outlier rows may take, or
-                                       NULL: as many as a page by itself may have */
-    uint32_t        *bad;           /* NULL or one number, raised by 1 for every page that held NaN,
-                                       infinity or values beyond 1e9: its slot is not written */
-    void            *work;
-    size_t           work_bytes;
-} skv_cuda_encode_desc;
+    uint32_t         n_seqs, n_queries;
+    skv_span         q;             /* [n_seqs * n_queries][n_q_heads][head_dim] */
+    skv_out          out;           /* [n_seqs * n_queries][n_q_heads][head_dim_v] */
+    float           *lse;           /* [n_seqs * n_queries][n_q_heads], or NULL */
+    const int32_t   *tokens;        /* [n_seqs] positions so far, the queries' own included */
+    skv_cuda_pages   pages;
+    uint32_t         max_pages;     /* of a sequence */
+    skv_span         k, v;          /* [n_seqs * (sinks + ring)][n_kv_heads][head_dim, _v] */
+    uint32_t         sinks, ring;
+    uint32_t         split;         /* pages or blocks of 64 exact tokens of a block; 0 = 16 */
+    uint32_t         precise;       /* 1: 14 bits everywhere */
+    void            *work;          /* at a multiple of 16 */
+    size_t           work_bytes;    /* skv_cuda_attend_work at least */
+} skv_cuda_attend_desc;
 
-SKVDEF size_t     skv_cuda_encode_work(const skv_table *host, uint32_t n_pages);
-SKVDEF skv_result skv_cuda_encode(const skv_cuda_encode_desc *desc, skv_cuda_stream stream);
+/* Reads host, n_seqs, n_queries, max_pages, sinks, ring and split. 0: they make no sense. */
+SKVDEF size_t     skv_cuda_attend_work(const skv_cuda_attend_desc *desc);
+SKVDEF skv_result skv_cuda_attend(const skv_cuda_attend_desc *desc, skv_cuda_stream stream);
+
 #ifdef __cplusplus
 }
 #endif
 #endif /* SPECTRAL_KV_CUDA_H */
 
 #if (defined(SPECTRAL_KV_CUDA_IMPLEMENTATION) || defined(SPECTRAL_KV_IMPLEMENTATION)) && \
-    defined(__CUDACC__) && !defined(SPECTRAL_KV_CUDA_IMPLEMENTATION_DONE)
+    (defined(__CUDACC__) || defined(SKV_CUDA_EMULATION)) && \
+    !defined(SPECTRAL_KV_CUDA_IMPLEMENTATION_DONE)
 #define SPECTRAL_KV_CUDA_IMPLEMENTATION_DONE
 #include <cuda_runtime.h>
 #include <cuda_fp16.h>
@@ -197,11 +235,799 @@ static __device__ __forceinline__ unsigned char *skvi_cu_page(const skv_cuda_pag
     return (unsigned char *)p.pool + (size_t)p.slots[at] * p.page_bytes;
 }
 
+/* >>expand ------------------------------------------------------------------------------------
+   Codes to levels: see >>quant in spectral_kv.h. A thread takes one lane (keys) or one channel
+   (values) of a quad, half of its steps, four byte streams side by side in a word. Look-ups of 16
+   entries are byte permutations: eight nibbles at once, of two windows that share a table. */
+#define SKVI_CU_SLAB 64u                /* channels at a time */
+#define SKVI_CU_LINE 20u                /* words from one token (values: channel) to the next: 16
+                                           and room that keeps banks apart */
+#define SKVI_CU_STAGE (SKVI_CU_SLAB * 64 / 4 + 8)   /* words of a slab's codes and what is beside */
+
+typedef struct skvi_cu_codes {          /* of one thread */
+    const uint32_t *stage;
+    uint32_t at, first, h, values;      /* bytes: of the stream's byte 0; of what was before it */
+} skvi_cu_codes;
+
+/* A word at any byte. */
+__device__ __forceinline__ uint32_t skvi_cu_word(const uint32_t *stage, uint32_t at)
+{
+    return __funnelshift_r(stage[at >> 2], stage[(at >> 2) + 1], 8 * (at & 3u));
+}
+
+/* Bytes i of the four streams; 0 is the last of the lane before, i > h is nothing. */
+__device__ __forceinline__ uint32_t skvi_cu_bytes(const skvi_cu_codes &c, uint32_t i)
+{
+    uint32_t w;
+    if (i > c.h) return 0;
+    if (i) return skvi_cu_word(c.stage, c.at + 16 * (i - 1));
+    w = skvi_cu_word(c.stage, c.first);
+    return c.values ? w << 8 | w >> 24 : w;
+}
+
+/* Entries of t's nibbles in a table of 16 bytes: of nibbles 0 to 3, and 4 to 7. */
+__device__ __forceinline__ uint2 skvi_cu_look(const uint4 &table, uint32_t t)
+{
+    const uint32_t low = t & 0x77777777u, up = (t >> 1 & 0x44444444u) | 0x32103210u;
+    uint2 y;
+    y.x = __byte_perm(__byte_perm(table.x, table.y, low), __byte_perm(table.z, table.w, low), up);
+    y.y = __byte_perm(__byte_perm(table.x, table.y, low >> 16),
+                      __byte_perm(table.z, table.w, low >> 16), up >> 16);
+    return y;
+}
+
+/* Levels of two words of windows in the same tables, A then B, whose entries have 128 between them
+   added: no sum carries into the next byte. */
+__device__ __forceinline__ void skvi_cu_levels(const uint4 *part, uint32_t w0, uint32_t w1,
+                                               uint32_t *l0, uint32_t *l1)
+{
+    const uint32_t low = (w0 & 0x0F0F0F0Fu) | (w1 << 4 & 0xF0F0F0F0u);
+    const uint32_t high = (w0 >> 4 & 0x0F0F0F0Fu) | (w1 & 0xF0F0F0F0u);
+    const uint2 a = skvi_cu_look(part[0], low), b = skvi_cu_look(part[1], low ^ high);
+    const uint32_t x = (a.x + b.x) ^ 0x80808080u, y = (a.y + b.y) ^ 0x80808080u;
+    *l0 = __byte_perm(x, y, 0x6420);
+    *l1 = __byte_perm(x, y, 0x7531);
+}
+
+/* Eight steps from step 8 half on; write(step, four words of levels) gets them by fours. */
+template <class W>
+__device__ __forceinline__ void skvi_cu_expand(const skvi_cu_codes &c, const uint4 *part,
+                                               uint32_t half, W write)
+{
+    const uint4 *odd = part + 2 * (c.h & 1u);
+    uint32_t i = half * c.h >> 1, at = 4 * half * c.h & 7u, step, k;
+    uint32_t now = skvi_cu_bytes(c, i), next = skvi_cu_bytes(c, i + 1), w[4], l[4];
+    for (step = 0; step < 8; step += 4) {
+        #pragma unroll
+        for (k = 0; k < 4; k++) {
+            at += (c.h + (k & 1u)) >> 1;
+            if (at >= 8) {
+                at -= 8;
+                now = next;
+                next = skvi_cu_bytes(c, ++i + 1);
+            }
+            const uint32_t keep = 0x01010101u * (255u >> at);
+            w[k] = (now >> at & keep) | (next << (8 - at) & ~keep);
+        }
+        skvi_cu_levels(part, w[0], w[2], &l[0], &l[2]);
+        skvi_cu_levels(odd, w[1], w[3], &l[1], &l[3]);
+        write(8 * half + step, l);
+    }
+}
+
+/* Tables of all modes, [13][A, B of even steps, of odd ones], biased as skvi_cu_levels wants. */
+__device__ __forceinline__ void skvi_cu_load_parts(const skv_table *t, unsigned char *parts)
+{
+    uint32_t i, m, k;
+    for (m = threadIdx.x; m < 2 * SKV_TABLE_MODES; m += SKVI_CU_BLOCK) {
+        const int8_t (*from)[16] = t->mode[m / 2].part[m & 1u];
+        unsigned char *to = parts + 32 * m;
+        int least = 0;
+        for (i = 0; i < 16; i++) least = from[0][i] < least ? from[0][i] : least;
+        for (k = 0; k < 2; k++)
+            for (i = 0; i < 16; i++)
+                to[16 * k + i] = (unsigned char)(from[k][i] + (k ? 128 + least : -least));
+    }
+}
+
+/* Codes of the slab from channel ch on, n quads of it, into shared memory: by sixteens, so from up
+   to 15 bytes before. Returns what to add to offsets in the sub. Slots end at multiples of 16. */
+__device__ __forceinline__ uint32_t skvi_cu_stage(const skv_table *t, const unsigned char *sub,
+                                                  const uint32_t *quads, uint32_t n,
+                                                  uint32_t *stage)
+{
+    const uint32_t first = quads[0] >> 4, last = quads[n - 1];
+    const uint32_t end = (last >> 4) + 16 * t->mode[last & 15u].half;
+    const uint32_t before = (uint32_t)((size_t)(sub + first) & 15u);
+    const uint4 *from = (const uint4 *)(sub + first - before);
+    uint32_t i;
+    for (i = threadIdx.x; 16 * i < end - first + before; i += SKVI_CU_BLOCK)
+        ((uint4 *)stage)[i] = from[i];
+    return before - first;
+}
+
+/* Levels of a staged slab: keys [64 tokens][16 words of channels], values [64 channels][16 words of
+   tokens], LINE words apart. Lines and words beyond n quads are left as they are. */
+__device__ __forceinline__ void skvi_cu_slab(const skv_table *t, const uint32_t *quads, uint32_t n,
+                                             uint32_t values, uint32_t move, const uint32_t *stage,
+                                             const uint4 *parts, uint32_t *levels)
+{
+    const uint32_t task = threadIdx.x & 63u, half = threadIdx.x >> 6;
+    const uint32_t quad = values ? task >> 2 : task & 15u, line = values ? task & 3u : task >> 4;
+    skvi_cu_codes c;
+    if (quad >= n) return;
+    const uint32_t mode = quads[quad] & 15u, codes = (quads[quad] >> 4) + move;
+    c.stage = stage;
+    c.h = t->mode[mode].half;
+    c.values = values;
+    c.at = codes + 4 * line;
+    c.first = codes + 16 * (c.h - 1) + 4 * (values ? line : (line + 3) & 3u);
+    if (values)
+        skvi_cu_expand(c, parts + 4 * mode, half, [&](uint32_t step, const uint32_t *l) {
+            *(uint4 *)(levels + (4 * quad + line) * SKVI_CU_LINE + step) =
+                make_uint4(l[0], l[1], l[2], l[3]);
+        });
+    else
+        skvi_cu_expand(c, parts + 4 * mode, half, [&](uint32_t step, const uint32_t *l) {
+            for (uint32_t k = 0; k < 4; k++)
+                levels[(4 * (step + k) + line) * SKVI_CU_LINE + quad] = l[k];
+        });
+}
+
+/* Factors of a slab's channels: scale times unit, 0 from 4 n on. */
+__device__ __forceinline__ void skvi_cu_steps(const skv_table *t, const unsigned char *sub,
+                                              const uint32_t *quads, uint32_t ch, uint32_t n,
+                                              float *step)
+{
+    const uint32_t i = threadIdx.x;
+    if (i >= SKVI_CU_SLAB) return;
+    step[i] = 0;
+    if (i >= 4 * n) return;
+    const uint32_t two = sub[SKVI_CU_SUB_HEADER + (ch + i) / 2], nibble = two >> 4 * (i & 1u) & 15u;
+    step[i] = skvi_cu_scale(sub[4] + nibble) * t->mode[quads[i / 4] & 15u].unit;
+}
+
+/* >>product -----------------------------------------------------------------------------------
+   Rows of bytes times the levels of a slab, in integers, so in any order: keys give scores of 64
+   tokens, values sums of 64 channels. */
+__device__ __forceinline__ int skvi_cu_dp4a(uint32_t a, uint32_t b, int c, int is_unsigned)
+{
+    if (!is_unsigned) return __dp4a((int)a, (int)b, c);
+#ifdef __CUDA_ARCH__
+    int d;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+#else
+    for (uint32_t i = 0; i < 32; i += 8) c += (int)(a >> i & 255u) * (int8_t)(b >> i & 255u);
+    return c;
+#endif
+}
+
+/* c += a b on tensor cores, 8 rows by 8 lines by 16 bytes, a warp together: lane l holds four bytes
+   of row l / 4 (a) and of line l / 4 (b), from 4 (l % 4) on, and gets sums of row l / 4, lines
+   2 (l % 4) and the next (PTX ISA, mma.m8n8k16). */
+template <int UNSIGNED>
+__device__ __forceinline__ void skvi_cu_mma(int *c, uint32_t a, uint32_t b)
+{
+#ifdef __CUDA_ARCH__
+    if (UNSIGNED)
+        asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};"
+                     : "+r"(c[0]), "+r"(c[1]) : "r"(a), "r"(b));
+    else
+        asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};"
+                     : "+r"(c[0]), "+r"(c[1]) : "r"(a), "r"(b));
+#else
+    const uint32_t lane = threadIdx.x % 32;
+    for (uint32_t k = 0; k < 4; k++)
+        for (uint32_t i = 0; i < 2; i++) {
+            const uint32_t x = __shfl_sync(SKVI_CU_ALL, a, lane / 4 * 4 + k);
+            const uint32_t y = __shfl_sync(SKVI_CU_ALL, b, (lane % 4 * 2 + i) * 4 + k);
+            c[i] = skvi_cu_dp4a(x, y, c[i], UNSIGNED);
+        }
+#endif
+}
+
+/* skvi_cu_product for 8 rows: a warp takes 16 lines. */
+template <int UNSIGNED, class F>
+__device__ __forceinline__ void skvi_cu_product_mma(const uint32_t *levels, const uint32_t *a,
+                                                    int wide, F emit)
+{
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, at = lane % 4;
+    const uint32_t *x = levels + (16 * warp + row) * SKVI_CU_LINE + at;
+    int c[2][2] = {{0, 0}, {0, 0}}, i;
+    for (i = 0; i <= wide; i++, a += 8 * 16) {
+        #pragma unroll
+        for (uint32_t k = 0; k < 4; k++) c[k / 2][k % 2] *= 128;
+        #pragma unroll
+        for (uint32_t k = 0; k < 16; k += 4) {
+            const uint32_t y = a[16 * row + k + at];
+            skvi_cu_mma<UNSIGNED>(c[0], y, x[k]);
+            skvi_cu_mma<UNSIGNED>(c[1], y, x[8 * SKVI_CU_LINE + k]);
+        }
+    }
+    #pragma unroll
+    for (uint32_t k = 0; k < 4; k++)
+        emit(row, 16 * warp + 8 * (k / 2) + 2 * at + k % 2, c[k / 2][k % 2]);
+}
+
+/* emit(row, line, sum of a[row][64] levels[line][64]) for all lines and ROWS rows; a is [high or
+   low][ROWS][16] words, and with `wide` the numbers are 128 high + low. Every pair is one
+   thread's. 8 rows go to tensor cores. */
+template <uint32_t ROWS, int UNSIGNED, class F>
+__device__ __forceinline__ void skvi_cu_product(const uint32_t *levels, const uint32_t *a, int wide,
+                                                F emit)
+{
+    if (ROWS == 8) {
+        skvi_cu_product_mma<UNSIGNED>(levels, a, wide, emit);
+        return;
+    }
+    const uint32_t line = threadIdx.x & 63u, r0 = threadIdx.x >> 6;
+    const uint4 *x = (const uint4 *)(levels + line * SKVI_CU_LINE), *y = (const uint4 *)a;
+    int sum[ROWS / 2], part, i;
+    uint32_t j, w;
+    #pragma unroll
+    for (j = 0; j < ROWS / 2; j++) sum[j] = 0;
+    for (i = 0; i <= wide; i++, y += 4 * ROWS)
+        #pragma unroll
+        for (j = 0; j < ROWS / 2; j++) {
+            part = 0;
+            #pragma unroll
+            for (w = 0; w < 4; w++) {
+                const uint4 l = x[w], q = y[4 * (r0 + 2 * j) + w];
+                part = skvi_cu_dp4a(q.x, l.x, part, UNSIGNED);
+                part = skvi_cu_dp4a(q.y, l.y, part, UNSIGNED);
+                part = skvi_cu_dp4a(q.z, l.z, part, UNSIGNED);
+                part = skvi_cu_dp4a(q.w, l.w, part, UNSIGNED);
+            }
+            sum[j] = 128 * sum[j] + part;
+        }
+    #pragma unroll
+    for (j = 0; j < ROWS / 2; j++) emit(r0 + 2 * j, line, sum[j]);
+}
+
+/* A number of a row as bytes: v itself, or its high and low part. */
+__device__ __forceinline__ void skvi_cu_put(uint32_t *a, uint32_t rows, uint32_t r, uint32_t i,
+                                            int v, int wide, int low)
+{
+    unsigned char *to = (unsigned char *)a + 64 * r + i;
+    const int high = (v + low) >> 7;
+    to[0] = (unsigned char)(wide ? high : v);
+    if (wide) to[64 * rows] = (unsigned char)(v - 128 * high);
+}
+
+/* >>query -------------------------------------------------------------------------------------
+   What attention asks of a query before any page: a block a row, CPU: skvi_tile_queries. */
+typedef struct skvi_cu_job {
+    skv_cuda_attend_desc d;
+    uint32_t rows;                  /* of a sequence: n_q_heads * n_queries */
+    uint32_t width;                 /* channels of the widest head group's keys */
+    uint32_t values;                /* and of its values */
+    uint32_t tiles, splits, per, sink_units, ring_units;
+    float *q, *ql, *mean, *still, *part;    /* [n_seqs * rows] times head_dim, width, 1, 2 pairs,
+                                               splits * (4 + values + head_dim_v) */
+} skvi_cu_job;
+
+typedef struct skvi_cu_row {        /* a row's place */
+    uint32_t head, query, kv, g, slice;     /* slice: of its KV head in the group, in heads */
+} skvi_cu_row;
+__device__ __forceinline__ skvi_cu_row skvi_cu_row_of(const skvi_cu_job &j, const skv_table *t,
+                                                      uint32_t row)
+{
+    skvi_cu_row r;
+    r.head = row / j.d.n_queries;
+    r.query = row % j.d.n_queries;
+    r.kv = r.head / (t->shape.n_q_heads / t->shape.n_kv_heads);
+    r.g = r.kv / t->head_group;
+    r.slice = r.kv % t->head_group;
+    return r;
+}
+
+/* Element 0 of a row of a tensor of `heads` heads of `dim`. */
+__device__ __forceinline__ int64_t skvi_cu_start(int64_t token_stride, int64_t head_stride,
+                                                 uint32_t heads, uint32_t dim, int64_t token,
+                                                 uint32_t head)
+{
+    if (!head_stride) head_stride = dim;
+    if (!token_stride) token_stride = heads * head_stride;
+    return token * token_stride + head * head_stride;
+}
+
+__device__ __forceinline__ void skvi_cu_still(const skv_table *t, const float *turn, const float *q,
+                                              float *still)
+{
+    const uint32_t n = t->pairs, apart = t->style == SKV_ROPE_ADJACENT ? 1 : n;
+    for (uint32_t p = threadIdx.x; p < n; p += SKVI_CU_BLOCK) {
+        const uint32_t i = t->style == SKV_ROPE_ADJACENT ? 2 * p : p;
+        still[p] = q[i] * turn[i] + q[i + apart] * turn[i + apart];
+        still[n + p] = q[i + apart] * turn[i] - q[i] * turn[i + apart];
+    }
+}
+
+/* Grid: row of a sequence, sequence. Shared: the query. */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_query_kernel(skvi_cu_job j)
+{
+    extern __shared__ uint4 skvi_cu_shared[];
+    const skv_table *t = (const skv_table *)j.d.tables;
+    const uint32_t d = t->shape.head_dim, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const skvi_cu_row r = skvi_cu_row_of(j, t, blockIdx.x);
+    const skv_table_stream *s = skvi_cu_stream(t, 0, r.g);
+    const size_t row = (size_t)blockIdx.y * j.rows + blockIdx.x;
+    const float *decode = skvi_cu_at<float>(t, s->decode) + r.slice * d;
+    const float *mean = skvi_cu_at<float>(t, s->mean) + r.slice * d;
+    const int64_t from = skvi_cu_start(j.d.q.token_stride, j.d.q.head_stride, t->shape.n_q_heads, d,
+                                       (int64_t)blockIdx.y * j.d.n_queries + r.query, r.head);
+    float *q = (float *)skvi_cu_shared;
+    for (uint32_t i = threadIdx.x; i < d; i += SKVI_CU_BLOCK) {
+        q[i] = t->shape.scale * skvi_cu_read(j.d.q.data, j.d.q.dtype, from + i);
+        j.q[row * d + i] = q[i];
+    }
+    __syncthreads();
+    for (uint32_t c = warp; c <= s->n; c += SKVI_CU_WARPS) {    /* the last: with the mean */
+        const float *x = c < s->n ? decode + (size_t)c * s->n : mean;
+        float sum = 0;
+        for (uint32_t i = lane; i < d; i += 32) sum += q[i] * x[i];
+        sum = skvi_cu_warp_sum(sum);
+        if (!lane) *(c < s->n ? &j.ql[row * j.width + c] : &j.mean[row]) = sum;
+    }
+    if (s->turn)
+        skvi_cu_still(t, skvi_cu_at<float>(t, s->turn) + r.slice * d, q,
+                      j.still + row * 2 * t->pairs);
+}
+
+/* >>attention ---------------------------------------------------------------------------------
+   A block: ROWS rows of one head group of one sequence over `per` units, each 64 exact tokens or a
+   page, with one running softmax. CPU: skvi_tile_range. */
+#define SKVI_CU_NEVER (-INFINITY)
+template <uint32_t ROWS> struct skvi_cu_tile {
+    const skv_table *t;
+    const skv_table_stream *s[2];
+    uint32_t seq, g, first, n;      /* rows first .. first + n - 1 of the sequence */
+    uint32_t total, n_pages;        /* tokens and pages of the sequence */
+    uint32_t *levels, *stage, *bytes;       /* bytes: [2][ROWS][16] */
+    uint4    *parts;
+    float    *step, *score;         /* [64], [ROWS][64]: then weights */
+    float    *turn;                 /* [ROWS][2 pairs] */
+    float    *top, *sum, *paged, *unit, *keep;      /* [ROWS] */
+    float    *fix;                  /* [ROWS][ROWS_MOST] scores of outlier tokens */
+    float    *ol, *oo;              /* [ROWS][values], [ROWS][head_dim_v] */
+};
+
+/* Where things lie in shared memory; skvi_cu_attend_bytes says how much that takes. */
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_carve(const skvi_cu_job &j, unsigned char *at,
+                                              skvi_cu_tile<ROWS> &x)
+{
+    x.levels = skvi_cu_room<uint32_t>(&at, 64 * SKVI_CU_LINE);
+    x.stage = skvi_cu_room<uint32_t>(&at, SKVI_CU_STAGE);
+    x.bytes = skvi_cu_room<uint32_t>(&at, 2 * ROWS * 16);
+    x.parts = skvi_cu_room<uint4>(&at, 4 * SKV_TABLE_MODES);
+    x.step = skvi_cu_room<float>(&at, SKVI_CU_SLAB);
+    x.score = skvi_cu_room<float>(&at, ROWS * 64);
+    x.top = skvi_cu_room<float>(&at, 5 * ROWS);
+    x.sum = x.top + ROWS;
+    x.paged = x.sum + ROWS;
+    x.unit = x.paged + ROWS;
+    x.keep = x.unit + ROWS;
+    x.fix = skvi_cu_room<float>(&at, ROWS * SKVI_CU_ROWS_MOST);
+    x.ol = skvi_cu_room<float>(&at, ROWS * j.values);
+    x.oo = skvi_cu_room<float>(&at, ROWS * x.t->shape.head_dim_v);
+    x.turn = skvi_cu_room<float>(&at, ROWS * 2 * x.t->pairs);
+}
+static size_t skvi_cu_attend_bytes(uint32_t rows, const skv_table *t, uint32_t values)
+{
+    const size_t n[] = {256 * SKVI_CU_LINE, 4 * SKVI_CU_STAGE, 128 * rows, 64 * SKV_TABLE_MODES,
+                        4 * SKVI_CU_SLAB, 256 * rows, 20 * rows, 4 * rows * SKVI_CU_ROWS_MOST,
+                        (size_t)4 * rows * values, (size_t)4 * rows * t->shape.head_dim_v,
+                        (size_t)8 * rows * t->pairs};
+    size_t sum = 0;
+    for (size_t i = 0; i < sizeof n / sizeof *n; i++) sum += skvi_cu_room_bytes(n[i]);
+    return sum;
+}
+
+/* Scores of the mean of every token of a page, before its codes. CPU: skvi_page_base. */
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_base(const skvi_cu_job &j, const skvi_cu_tile<ROWS> &x,
+                                             uint32_t position)
+{
+    const uint32_t n = x.s[0]->turn ? x.t->pairs : 0, warp = threadIdx.x / 32;
+    const uint32_t lane = threadIdx.x % 32;
+    const float2 *waves = skvi_cu_at<float2>(x.t, x.t->waves) + lane;
+    const size_t row = (size_t)x.seq * j.rows + x.first;
+    for (uint32_t p = threadIdx.x; p < n; p += SKVI_CU_BLOCK) {     /* on to the middle */
+        float c, s;
+        skvi_cu_turn(skvi_cu_at<uint64_t>(x.t, x.t->turns), p, position + 31, 1, &c, &s);
+        for (uint32_t r = 0; r < x.n; r++) {
+            const float *still = j.still + (row + r) * 2 * n;
+            x.turn[2 * n * r + 2 * p] = c * still[p] + s * still[n + p];
+            x.turn[2 * n * r + 2 * p + 1] = c * still[n + p] - s * still[p];
+        }
+    }
+    __syncthreads();
+    for (uint32_t r = warp; r < x.n; r += SKVI_CU_WARPS) {
+        const float2 *turn = (const float2 *)(x.turn + 2 * n * r);
+        float even = j.mean[row + r], odd = 0;
+        for (uint32_t p = 0; p < n; p++) {
+            even += turn[p].x * waves[32 * p].x;
+            odd += turn[p].y * waves[32 * p].y;
+        }
+        x.score[64 * r + 32 + lane] = even + odd;
+        x.score[64 * r + 31 - lane] = even - odd;
+    }
+    __syncthreads();
+}
+
+/* The next outlier row of stream `sub` from *at on, or NULL; *at goes behind it. */
+__device__ __forceinline__ const unsigned char *skvi_cu_next_row(const skv_table *t, uint32_t sub,
+                                                                 const unsigned char *end,
+                                                                 const unsigned char **at,
+                                                                 uint32_t *token)
+{
+    while (*at < end) {
+        const unsigned char *row = *at;
+        const uint32_t who = row[0] | (uint32_t)(row[1] >> 6) << 8;
+        *at += 2 + 2 * skvi_cu_at<skv_table_stream>(t, t->stream)[who].n;
+        *token = row[1] & 63u;
+        if (who == sub) return row + 2;
+    }
+    return NULL;
+}
+
+/* Scores of the tokens whose keys are rows, into fix; their tokens, a byte each from the lowest on,
+   255: none. CPU: the ends of skvi_page_scores. */
+template <uint32_t ROWS>
+__device__ __forceinline__ uint64_t skvi_cu_key_rows(const skvi_cu_job &j,
+                                                     const skvi_cu_tile<ROWS> &x,
+                                                     const unsigned char *page)
+{
+    const unsigned char *at = page + x.t->least, *end = page + skvi_cu_get32(page + 4), *row;
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, n = x.s[0]->n;
+    uint32_t token, i;
+    uint64_t tokens = ~(uint64_t)0;
+    for (i = 0; i < SKVI_CU_ROWS_MOST; i++) {
+        row = skvi_cu_next_row(x.t, x.g, end, &at, &token);
+        if (!row) break;
+        tokens ^= (uint64_t)(255u ^ token) << 8 * i;
+        for (uint32_t r = warp; r < x.n; r += SKVI_CU_WARPS) {
+            const float *ql = j.ql + ((size_t)x.seq * j.rows + x.first + r) * j.width;
+            float sum = 0;
+            for (uint32_t c = lane; c < n; c += 32)
+                sum += ql[c] * skvi_cu_from_f16(skvi_cu_get16(row + 2 * c));
+            sum = skvi_cu_warp_sum(sum);
+            if (!lane) x.fix[r * SKVI_CU_ROWS_MOST + i] = x.score[64 * r + token] + sum;
+        }
+    }
+    return tokens;
+}
+
+/* Queries times factors as whole numbers: a warp a row. Rows from n on become 0. */
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_quantise(const skvi_cu_job &j, const skvi_cu_tile<ROWS> &x,
+                                                 uint32_t ch, uint32_t n, int wide)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const float range = wide ? 8191.0f : 127.0f;
+    for (uint32_t r = threadIdx.x / 32; r < ROWS; r += SKVI_CU_WARPS) {
+        const float *ql = j.ql + ((size_t)x.seq * j.rows + x.first + r) * j.width + ch;
+        float y[2], top, inv;
+        for (uint32_t i = 0; i < 2; i++) {
+            const uint32_t c = lane + 32 * i;
+            y[i] = r < x.n && c < n && ch + c < x.s[0]->n ? ql[c] * x.step[c] : 0;
+        }
+        top = skvi_cu_warp_max(fmaxf(fabsf(y[0]), fabsf(y[1])));
+        inv = top > 1e-34f ? range / top : 0;
+        for (uint32_t i = 0; i < 2; i++)
+            skvi_cu_put(x.bytes, ROWS, r, lane + 32 * i, __float2int_rn(y[i] * inv), wide, 64);
+        if (!lane) x.unit[r] = top / range;
+    }
+}
+
+/* Whether a slab's codes want 14 bits: widths fall from channel to channel. */
+__device__ __forceinline__ int skvi_cu_wide(const skvi_cu_job &j, const skv_table *t, uint32_t quad)
+{
+    return j.d.precise || t->mode[quad & 15u].half > 10;
+}
+
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_page_scores(const skvi_cu_job &j,
+                                                    const skvi_cu_tile<ROWS> &x,
+                                                    const unsigned char *page)
+{
+    const skv_table_stream *s = x.s[0];
+    const unsigned char *sub = page + s->offset;
+    const uint32_t *quads = skvi_cu_at<uint32_t>(x.t, s->quads);
+    for (uint32_t ch = 0; ch < s->coded; ch += SKVI_CU_SLAB, quads += SKVI_CU_SLAB / 4) {
+        const uint32_t n = (s->coded - ch < SKVI_CU_SLAB ? s->coded - ch : SKVI_CU_SLAB) / 4;
+        const int wide = skvi_cu_wide(j, x.t, quads[0]);
+        const uint32_t move = skvi_cu_stage(x.t, sub, quads, n, x.stage);
+        skvi_cu_steps(x.t, sub, quads, ch, n, x.step);
+        __syncthreads();
+        skvi_cu_quantise(j, x, ch, 4 * n, wide);
+        skvi_cu_slab(x.t, quads, n, 0, move, x.stage, x.parts, x.levels);
+        __syncthreads();
+        skvi_cu_product<ROWS, 0>(x.levels, x.bytes, wide, [&](uint32_t r, uint32_t line, int sum) {
+            x.score[64 * r + line] += x.unit[r] * (float)sum;
+        });
+        __syncthreads();
+    }
+}
+
+/* Soft cap, masks, running maximum and sum: a warp a row, tokens lane and lane + 32. Scores become
+   weights, in bytes too, but for the tokens of `out`, whose values are rows. CPU: skvi_softmax. */
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_softmax(const skvi_cu_job &j, const skvi_cu_tile<ROWS> &x,
+                                                uint32_t position, uint32_t n, int is_page,
+                                                int wide, uint64_t out)
+{
+    const uint32_t lane = threadIdx.x % 32, window = x.t->shape.sliding_window;
+    const float range = wide ? 16383.0f : 255.0f, cap = x.t->shape.softcap;
+    for (uint32_t r = threadIdx.x / 32; r < ROWS; r += SKVI_CU_WARPS) {
+        const uint32_t query = x.total - j.d.n_queries + (x.first + r) % j.d.n_queries;
+        float s[2], w[2], top = x.top[r], keep = 1, mass, most;
+        for (uint32_t i = 0; i < 2; i++) {
+            const uint32_t at = lane + 32 * i, p = position + at;
+            const int seen = r < x.n && at < n && p <= query && (!window || p + window > query);
+            s[i] = seen ? x.score[64 * r + at] : SKVI_CU_NEVER;
+            if (cap > 0 && seen) s[i] = cap * tanhf(s[i] / cap);
+        }
+        top = fmaxf(top, skvi_cu_warp_max(fmaxf(s[0], s[1])));
+        for (uint32_t i = 0; i < 2; i++) s[i] = s[i] > SKVI_CU_NEVER ? expf(s[i] - top) : 0;
+        if (top > x.top[r]) keep = expf(x.top[r] - top);
+        mass = skvi_cu_warp_sum(s[0] + s[1]);
+        for (uint32_t i = 0; i < 2; i++) {
+            x.score[64 * r + lane + 32 * i] = s[i];
+            w[i] = out >> (lane + 32 * i) & 1u ? 0 : s[i];
+        }
+        most = skvi_cu_warp_max(fmaxf(w[0], w[1]));
+        for (uint32_t i = 0; is_page && i < 2; i++)
+            skvi_cu_put(x.bytes, ROWS, r, lane + 32 * i,
+                        most > 0 ? __float2int_rn(w[i] * (range / most)) : 0, wide, 0);
+        __syncwarp();
+        if (lane) continue;
+        x.top[r] = top;
+        x.keep[r] = keep;
+        x.unit[r] = most / range;
+        x.sum[r] = x.sum[r] * keep + mass;
+        x.paged[r] = x.paged[r] * keep + (is_page ? mass : 0);
+    }
+    __syncthreads();
+    for (uint32_t r = 0; r < ROWS; r++)
+        if (x.keep[r] < 1) {
+            for (uint32_t i = threadIdx.x; i < j.values; i += SKVI_CU_BLOCK)
+                x.ol[r * j.values + i] *= x.keep[r];
+            for (uint32_t i = threadIdx.x; i < x.t->shape.head_dim_v; i += SKVI_CU_BLOCK)
+                x.oo[r * x.t->shape.head_dim_v + i] *= x.keep[r];
+        }
+}
+
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_page_values(const skvi_cu_job &j,
+                                                    const skvi_cu_tile<ROWS> &x,
+                                                    const unsigned char *page, int wide)
+{
+    const skv_table_stream *s = x.s[1];
+    const unsigned char *sub = page + s->offset, *end = page + skvi_cu_get32(page + 4), *row;
+    const unsigned char *at = page + x.t->least;
+    const uint32_t *quads = skvi_cu_at<uint32_t>(x.t, s->quads);
+    uint32_t token;
+    while ((row = skvi_cu_next_row(x.t, x.t->n_groups + x.g, end, &at, &token)) != NULL)
+        for (uint32_t c = threadIdx.x; c < s->n; c += SKVI_CU_BLOCK)
+            for (uint32_t r = 0; r < x.n; r++)
+                x.ol[r * j.values + c] +=
+                    x.score[64 * r + token] * skvi_cu_from_f16(skvi_cu_get16(row + 2 * c));
+    for (uint32_t ch = 0; ch < s->coded; ch += SKVI_CU_SLAB, quads += SKVI_CU_SLAB / 4) {
+        const uint32_t n = (s->coded - ch < SKVI_CU_SLAB ? s->coded - ch : SKVI_CU_SLAB) / 4;
+        const uint32_t move = skvi_cu_stage(x.t, sub, quads, n, x.stage);
+        skvi_cu_steps(x.t, sub, quads, ch, n, x.step);
+        __syncthreads();
+        skvi_cu_slab(x.t, quads, n, 1, move, x.stage, x.parts, x.levels);
+        __syncthreads();
+        skvi_cu_product<ROWS, 1>(x.levels, x.bytes, wide, [&](uint32_t r, uint32_t line, int sum) {
+            if (line < 4 * n && ch + line < s->n)
+                x.ol[r * j.values + ch + line] += x.unit[r] * x.step[line] * (float)sum;
+        });
+        __syncthreads();
+    }
+}
+
+/* A page of the sequence. */
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_one_page(const skvi_cu_job &j, const skvi_cu_tile<ROWS> &x,
+                                                 uint32_t i)
+{
+    const unsigned char *page = skvi_cu_page(j.d.pages, x.seq, i), *row;
+    const unsigned char *at = page + x.t->least, *end = page + skvi_cu_get32(page + 4);
+    const uint32_t *quads = skvi_cu_at<uint32_t>(x.t, x.s[1]->quads);
+    const int wide = x.s[1]->coded ? skvi_cu_wide(j, x.t, quads[0]) : 0;
+    uint64_t tokens, out = 0;
+    uint32_t token, k;
+    skvi_cu_base(j, x, skvi_cu_get32(page + 8));
+    tokens = skvi_cu_key_rows(j, x, page);
+    __syncthreads();
+    skvi_cu_page_scores(j, x, page);
+    for (k = 0; k < SKVI_CU_ROWS_MOST && (tokens >> 8 * k & 255u) < 64; k++)
+        if (threadIdx.x < x.n)
+            x.score[64 * threadIdx.x + (tokens >> 8 * k & 255u)] =
+                x.fix[threadIdx.x * SKVI_CU_ROWS_MOST + k];
+    while ((row = skvi_cu_next_row(x.t, x.t->n_groups + x.g, end, &at, &token)) != NULL)
+        out |= (uint64_t)1 << token;
+    __syncthreads();
+    skvi_cu_softmax(j, x, j.d.sinks + 64 * i, page[1], 1, wide, out);
+    skvi_cu_page_values(j, x, page, wide);
+}
+
+/* Exact tokens position .. position + n - 1: a warp a token for scores, a thread an element of the
+   output for values. CPU: skvi_exact_block. */
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_exact(const skvi_cu_job &j, const skvi_cu_tile<ROWS> &x,
+                                              uint32_t position, uint32_t n)
+{
+    const uint32_t d = x.t->shape.head_dim, dv = x.t->shape.head_dim_v;
+    const uint32_t heads = x.t->shape.n_kv_heads;
+    const uint32_t lane = threadIdx.x % 32, room = j.d.sinks + j.d.ring;
+    for (uint32_t i = threadIdx.x / 32; i < n; i += SKVI_CU_WARPS) {
+        const uint32_t p = position + i;
+        const int64_t row = (int64_t)x.seq * room +
+                            (p < j.d.sinks ? p : j.d.sinks + (p - j.d.sinks) % j.d.ring);
+        for (uint32_t r = 0; r < x.n; r++) {
+            const float *q = j.q + ((size_t)x.seq * j.rows + x.first + r) * d;
+            const int64_t at = skvi_cu_start(j.d.k.token_stride, j.d.k.head_stride, heads, d, row,
+                                             skvi_cu_row_of(j, x.t, x.first + r).kv);
+            float sum = 0;
+            for (uint32_t c = lane; c < d; c += 32)
+                sum += q[c] * skvi_cu_read(j.d.k.data, j.d.k.dtype, at + c);
+            sum = skvi_cu_warp_sum(sum);
+            if (!lane) x.score[64 * r + i] = sum;
+        }
+    }
+    __syncthreads();
+    skvi_cu_softmax(j, x, position, n, 0, 0, 0);
+    for (uint32_t c = threadIdx.x; c < dv; c += SKVI_CU_BLOCK)
+        for (uint32_t r = 0; r < x.n; r++) {
+            const uint32_t kv = skvi_cu_row_of(j, x.t, x.first + r).kv;
+            float sum = 0;
+            for (uint32_t i = 0; i < n; i++) {
+                const uint32_t p = position + i;
+                const int64_t row = (int64_t)x.seq * room +
+                                    (p < j.d.sinks ? p : j.d.sinks + (p - j.d.sinks) % j.d.ring);
+                const int64_t at = skvi_cu_start(j.d.v.token_stride, j.d.v.head_stride, heads, dv,
+                                                 row, kv);
+                sum += x.score[64 * r + i] * skvi_cu_read(j.d.v.data, j.d.v.dtype, at + c);
+            }
+            x.oo[r * dv + c] += sum;
+        }
+    __syncthreads();
+}
+
+/* Whether the sequence can be attended as the description says. */
+__device__ __forceinline__ int skvi_cu_sound(const skvi_cu_job &j, uint32_t seq)
+{
+    const int64_t pages = skvi_cu_page_count(j.d.pages, seq), total = j.d.tokens[seq];
+    const int64_t behind = (int64_t)j.d.sinks + 64 * pages;
+    if (pages < 0 || pages > j.d.max_pages || total < (int64_t)j.d.n_queries) return 0;
+    return total - behind <= (int64_t)j.d.ring && (!pages || total >= behind);
+}
+
+/* Unit u of the sequence: sinks, recent tokens, then pages. */
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_unit(const skvi_cu_job &j, const skvi_cu_tile<ROWS> &x,
+                                             uint32_t u)
+{
+    const uint32_t sinks = j.d.sinks < x.total ? j.d.sinks : x.total;
+    uint32_t first = 64 * u, end = sinks;
+    if (u >= j.sink_units + j.ring_units) {
+        u -= j.sink_units + j.ring_units;
+        if (u < x.n_pages) skvi_cu_one_page(j, x, u);
+        return;
+    }
+    if (u >= j.sink_units) {
+        first = j.d.sinks + 64 * (x.n_pages + u - j.sink_units);
+        end = x.total;
+    }
+    if (first < end) skvi_cu_exact(j, x, first, end - first < 64 ? end - first : 64);
+}
+
+/* Grid: split, tile of a head group's rows, sequence. Shared: skvi_cu_attend_bytes. */
+template <uint32_t ROWS>
+__global__ void __launch_bounds__(SKVI_CU_BLOCK, 3) skvi_cu_attend_kernel(skvi_cu_job j)
+{
+    extern __shared__ uint4 skvi_cu_shared[];
+    skvi_cu_tile<ROWS> x;
+    x.t = (const skv_table *)j.d.tables;
+    const uint32_t group = x.t->shape.n_q_heads / x.t->shape.n_kv_heads, tile = blockIdx.y;
+    const uint32_t dv = x.t->shape.head_dim_v, width = 4 + j.values + dv;
+    uint32_t end, i, u;
+    x.seq = blockIdx.z;
+    x.g = tile / j.tiles;
+    x.s[0] = skvi_cu_stream(x.t, 0, x.g);
+    x.s[1] = skvi_cu_stream(x.t, 1, x.g);
+    x.first = x.g * x.t->head_group * group * j.d.n_queries;
+    end = x.first + x.s[0]->heads * group * j.d.n_queries;
+    x.first += tile % j.tiles * ROWS;
+    if (x.first >= end || !skvi_cu_sound(j, x.seq)) return;
+    x.n = end - x.first < ROWS ? end - x.first : ROWS;
+    x.total = (uint32_t)j.d.tokens[x.seq];
+    x.n_pages = (uint32_t)skvi_cu_page_count(j.d.pages, x.seq);
+    skvi_cu_carve(j, (unsigned char *)skvi_cu_shared, x);
+    skvi_cu_load_parts(x.t, (unsigned char *)x.parts);
+    for (i = threadIdx.x; i < ROWS; i += SKVI_CU_BLOCK) {
+        x.top[i] = SKVI_CU_NEVER;
+        x.sum[i] = x.paged[i] = 0;
+    }
+    for (i = threadIdx.x; i < ROWS * 64; i += SKVI_CU_BLOCK) x.score[i] = 0;
+    for (i = threadIdx.x; i < ROWS * j.values; i += SKVI_CU_BLOCK) x.ol[i] = 0;
+    for (i = threadIdx.x; i < ROWS * dv; i += SKVI_CU_BLOCK) x.oo[i] = 0;
+    __syncthreads();
+    for (u = blockIdx.x * j.per; u < (blockIdx.x + 1) * j.per; u++) skvi_cu_unit(j, x, u);
+    for (uint32_t r = 0; r < x.n; r++) {
+        const size_t row = (size_t)x.seq * j.rows + x.first + r;
+        float *to = j.part + (row * j.splits + blockIdx.x) * width;
+        for (i = threadIdx.x; i < j.values; i += SKVI_CU_BLOCK) to[4 + i] = x.ol[r * j.values + i];
+        for (i = threadIdx.x; i < dv; i += SKVI_CU_BLOCK) to[4 + j.values + i] = x.oo[r * dv + i];
+        if (threadIdx.x) continue;
+        to[0] = x.top[r];
+        to[1] = x.sum[r];
+        to[2] = x.paged[r];
+        to[3] = 0;
+    }
+}
+
+/* >>merge -------------------------------------------------------------------------------------
+   Splits of a row, in their order, and latents back to values. Grid: row, sequence. Shared: the
+   latent. CPU: skvi_tile_merge, skvi_tile_turn_back. */
+__device__ __forceinline__ void skvi_cu_no_answer(const skvi_cu_job &j, const skv_table *t,
+                                                  int64_t to, size_t lse)
+{
+    const float nan = __uint_as_float(0x7FC00000u);
+    for (uint32_t i = threadIdx.x; i < t->shape.head_dim_v; i += SKVI_CU_BLOCK)
+        skvi_cu_write(j.d.out.data, j.d.out.dtype, to + i, nan);
+    if (j.d.lse && !threadIdx.x) j.d.lse[lse] = nan;
+}
+
+__global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_merge_kernel(skvi_cu_job j)
+{
+    extern __shared__ uint4 skvi_cu_shared[];
+    const skv_table *t = (const skv_table *)j.d.tables;
+    const skvi_cu_row r = skvi_cu_row_of(j, t, blockIdx.x);
+    const skv_table_stream *s = skvi_cu_stream(t, 1, r.g);
+    const uint32_t dv = t->shape.head_dim_v, heads = t->shape.n_q_heads, width = 4 + j.values + dv;
+    const size_t token = (size_t)blockIdx.y * j.d.n_queries + r.query;
+    const float *part = j.part + ((size_t)blockIdx.y * j.rows + blockIdx.x) * j.splits * width;
+    const int64_t to = skvi_cu_start(j.d.out.token_stride, j.d.out.head_stride, heads, dv,
+                                     (int64_t)token, r.head);
+    float *z = (float *)skvi_cu_shared, top = SKVI_CU_NEVER, sum = 0, paged = 0;
+    uint32_t i, k;
+    if (!skvi_cu_sound(j, blockIdx.y)) {
+        skvi_cu_no_answer(j, t, to, token * heads + r.head);
+        return;
+    }
+    for (k = 0; k < j.splits; k++) top = fmaxf(top, part[k * width]);
+    for (k = 0; k < j.splits; k++) {
+        const float f = expf(part[k * width] - top);
+        sum += f * part[k * width + 1];
+        paged += f * part[k * width + 2];
+    }
+    for (i = threadIdx.x; i < j.values; i += SKVI_CU_BLOCK) {
+        float x = 0;
+        for (k = 0; k < j.splits; k++) x += expf(part[k * width] - top) * part[k * width + 4 + i];
+        z[i] = x;
+    }
+    __syncthreads();
+    const float *decode = skvi_cu_at<float>(t, s->decode) + r.slice * dv;
+    for (i = threadIdx.x; i < dv; i += SKVI_CU_BLOCK) {
+        float x = paged * skvi_cu_at<float>(t, s->mean)[r.slice * dv + i];
+        for (k = 0; paged > 0 && k < s->n; k++) x += z[k] * decode[(size_t)k * s->n + i];
+        for (k = 0; k < j.splits; k++)
+            x += expf(part[k * width] - top) * part[k * width + 4 + j.values + i];
+        skvi_cu_write(j.d.out.data, j.d.out.dtype, to + i, x / sum);
+    }
+    if (j.d.lse && !threadIdx.x) j.d.lse[token * heads + r.head] = top + logf(sum);
+}
+
 /* >>launch ------------------------------------------------------------------------------------ */
 /* Every kernel takes one struct. Shared memory above 48 KiB is asked for first. */
 template <class P>
-static skv_result skvi_cu_launch(void (*kernel)(P), dim3 grid, size_t shared, skv_cuda_stream stream,
-                                 P p)
+static skv_result skvi_cu_launch(void (*kernel)(P), dim3 grid, size_t shared,
+                                 skv_cuda_stream stream, P p)
 {
     void *args[1] = {&p};
     cudaError_t e = cudaSuccess;
@@ -213,6 +1039,104 @@ static skv_result skvi_cu_launch(void (*kernel)(P), dim3 grid, size_t shared, sk
     if (e != cudaSuccess) (void)cudaGetLastError();
     return e == cudaSuccess ? SKV_OK : SKV_ERR_DEVICE;
 }
+
+/* Where things lie in the work space; returns its bytes, 0 where the description makes no sense. */
+static size_t skvi_cu_attend_plan(const skv_cuda_attend_desc *d, uint32_t tile, skvi_cu_job *j)
+{
+    const skv_table *t = d->host;
+    const skv_table_stream *s;
+    size_t n[5], at = 0, rows;
+    uint32_t i, units;
+    unsigned char *work = (unsigned char *)d->work;
+    if (!t || t->magic != SKV_TABLE_MAGIC || !d->n_seqs || d->n_seqs > 65535 || !d->n_queries)
+        return 0;
+    if (d->n_queries > 65536 || d->max_pages > 0x3FFFFFFu || !d->ring || d->ring > 0x7FFFFFFFu ||
+        d->sinks > 0x7FFFFFFFu || d->split > 0xFFFFu)
+        return 0;
+    memset(j, 0, sizeof *j);
+    j->d = *d;
+    s = (const skv_table_stream *)((const unsigned char *)t + t->stream);
+    for (i = 0; i < t->n_groups; i++) {
+        if (s[i].n > j->width) j->width = s[i].n;
+        if (s[t->n_groups + i].n > j->values) j->values = s[t->n_groups + i].n;
+    }
+    j->rows = t->shape.n_q_heads * d->n_queries;
+    i = t->head_group < t->shape.n_kv_heads ? t->head_group : t->shape.n_kv_heads;
+    i *= t->shape.n_q_heads / t->shape.n_kv_heads * d->n_queries;
+    j->tiles = (i + tile - 1) / tile;
+    if ((uint64_t)j->tiles * t->n_groups > 65535) return 0;
+    j->sink_units = (d->sinks + 63) / 64;
+    j->ring_units = (d->ring + 63) / 64;
+    units = j->sink_units + j->ring_units + d->max_pages;
+    j->per = d->split ? d->split : 16;
+    j->splits = (units + j->per - 1) / j->per;
+    rows = (size_t)d->n_seqs * j->rows;
+    n[0] = rows * t->shape.head_dim;
+    n[1] = rows * j->width;
+    n[2] = rows;
+    n[3] = rows * 2 * t->pairs;
+    n[4] = rows * j->splits * (4 + j->values + t->shape.head_dim_v);
+    for (i = 0; i < 5; i++) {
+        float **to[5] = {&j->q, &j->ql, &j->mean, &j->still, &j->part};
+        if (work) *to[i] = (float *)(void *)(work + at);
+        at += skvi_cu_room_bytes(n[i] * sizeof(float));
+    }
+    return at;
+}
+
+/* Rows of a tile: from 4 on tensor cores take as long for 8. */
+static uint32_t skvi_cu_tile_rows(const skv_cuda_attend_desc *d)
+{
+    const skv_table *t = d->host;
+    uint64_t rows;
+    if (!t || !t->shape.n_kv_heads) return 8;
+    rows = t->head_group < t->shape.n_kv_heads ? t->head_group : t->shape.n_kv_heads;
+    rows *= t->shape.n_q_heads / t->shape.n_kv_heads * (uint64_t)d->n_queries;
+    return rows <= 2 ? 2 : rows <= 3 ? 4 : 8;
+}
+
+SKVDEF size_t skv_cuda_attend_work(const skv_cuda_attend_desc *desc)
+{
+    skvi_cu_job j;
+    return desc ? skvi_cu_attend_plan(desc, skvi_cu_tile_rows(desc), &j) : 0;
+}
+
+static skv_result skvi_cu_attend_check(const skv_cuda_attend_desc *d, size_t work)
+{
+    if (!d->tables || !d->q.data || !d->out.data || !d->tokens || !d->k.data || !d->v.data ||
+        !d->work || d->work_bytes < work || (size_t)d->work % 16 || (size_t)d->tables % 16)
+        return SKV_ERR_ARG;
+    if (d->q.dtype > SKV_BF16 || d->k.dtype > SKV_BF16 || d->v.dtype > SKV_BF16 ||
+        d->out.dtype > SKV_BF16 || (!d->pages.first && !d->pages.count))
+        return SKV_ERR_ARG;
+    if (!d->max_pages) return SKV_OK;
+    if (!d->pages.pool || !d->pages.slots || (size_t)d->pages.pool % 16) return SKV_ERR_ARG;
+    return d->pages.page_bytes % 16 || d->pages.page_bytes < d->host->most ? SKV_ERR_SHAPE : SKV_OK;
+}
+
+SKVDEF skv_result skv_cuda_attend(const skv_cuda_attend_desc *desc, skv_cuda_stream stream)
+{
+    const uint32_t tile = desc ? skvi_cu_tile_rows(desc) : 0;
+    skvi_cu_job j;
+    const size_t work = desc ? skvi_cu_attend_plan(desc, tile, &j) : 0;
+    skv_result r = work ? skvi_cu_attend_check(desc, work) : SKV_ERR_ARG;
+    if (r != SKV_OK) return r;
+    const size_t shared = skvi_cu_attend_bytes(tile, desc->host, j.values);
+    const dim3 rows(j.rows, desc->n_seqs), grid(j.splits, j.tiles * desc->host->n_groups,
+                                                desc->n_seqs);
+    r = skvi_cu_launch(skvi_cu_query_kernel, rows, desc->host->shape.head_dim * sizeof(float),
+                       stream, j);
+    if (r == SKV_OK && tile == 2)
+        r = skvi_cu_launch(skvi_cu_attend_kernel<2>, grid, shared, stream, j);
+    else if (r == SKV_OK && tile == 4)
+        r = skvi_cu_launch(skvi_cu_attend_kernel<4>, grid, shared, stream, j);
+    else if (r == SKV_OK)
+        r = skvi_cu_launch(skvi_cu_attend_kernel<8>, grid, shared, stream, j);
+    if (r == SKV_OK)
+        r = skvi_cu_launch(skvi_cu_merge_kernel, rows, j.values * sizeof(float), stream, j);
+    return r;
+}
+
 #endif /* implementation */
 
 /*
