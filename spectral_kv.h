@@ -17,7 +17,7 @@
      SmolLM2-135M, per head, 2.27 bits per element in the pages with everything counted: mean KL of
      the next token below 0.01 nats, 96 % the same top token (`make bench-quality`, README.md).
 
-   A COMPLETE PROGRAM              (examples/ has nine more, from a quick start to threads)
+   A COMPLETE PROGRAM              (examples/ has ten more, from a quick start to threads)
 
        #define SPECTRAL_KV_IMPLEMENTATION
        #include "spectral_kv.h"

@@ -16,7 +16,9 @@
      of a page are the same on both sides. skv_cuda_attend is skv_attend for a batch of sequences
      with paged tables as vLLM or FlashInfer keep them, exact sinks and recent tokens in the same
      call. It takes whatever the CPU takes: head_dim 16 to 576, joint head groups, GQA, RoPE means,
-     outlier rows, soft cap, sliding windows, f32, f16 and bf16.
+     outlier rows, soft cap, sliding windows, f32, f16 and bf16; as long as 8 rows of a joint head
+     group's channels fit into the device's shared memory (about 1,300 channels on sm_75, 6,500 on
+     sm_90): else SKV_ERR_DEVICE.
      Up to 3 query rows of a head group meet codes by dp4a, more on tensor cores, 8 at a time.
      Not here yet: encoding and decoding of pages, prompts on tensor cores, calibration. Pages come
      from the CPU; they move with cudaMemcpyAsync, since they hold no pointers.
@@ -123,7 +125,6 @@ SKVDEF skv_result skv_cuda_attend(const skv_cuda_attend_desc *desc, skv_cuda_str
 #define SPECTRAL_KV_CUDA_IMPLEMENTATION_DONE
 #include <cuda_runtime.h>
 #include <cuda_fp16.h>
-#include <cuda_pipeline.h>
 
 /* >>device ------------------------------------------------------------------------------------
    Blocks have BLOCK threads. Shared memory is one array, carved up by skvi_cu_room. */
@@ -131,8 +132,7 @@ SKVDEF skv_result skv_cuda_attend(const skv_cuda_attend_desc *desc, skv_cuda_str
 #define SKVI_CU_WARPS (SKVI_CU_BLOCK / 32)
 #define SKVI_CU_ALL 0xFFFFFFFFu
 #define SKVI_CU_SUB_HEADER 5u           /* of a page's sub: two norms and the gain */
-#define SKVI_CU_PAGE_HEADER 12u
-#define SKVI_CU_TOKENS 64u
+#define SKVI_CU_NARROW 10u              /* most half bits that 8-bit queries meet: SKVI_NARROW */
 #define SKVI_CU_ROWS_MOST 8u            /* outlier rows of one sub */
 
 /* Takes n items off the front of the shared memory that is left, at multiples of 16 bytes. */
@@ -502,7 +502,8 @@ typedef struct skvi_cu_job {
     uint32_t rows;                  /* of a sequence: n_q_heads * n_queries */
     uint32_t width;                 /* channels of the widest head group's keys */
     uint32_t values;                /* and of its values */
-    uint32_t tiles, splits, per, sink_units, ring_units;
+    uint32_t tile, tiles;           /* rows of a tile; tiles of a head group */
+    uint32_t splits, per, sink_units, ring_units;
     float *q, *ql, *mean, *still, *part;    /* [n_seqs * rows] times head_dim, width, 1, 2 pairs,
                                                splits * (4 + values + head_dim_v) */
 } skvi_cu_job;
@@ -724,7 +725,7 @@ __device__ __forceinline__ void skvi_cu_quantise(const skvi_cu_job &j, const skv
 /* Whether a slab's codes want 14 bits: widths fall from channel to channel. */
 __device__ __forceinline__ int skvi_cu_wide(const skvi_cu_job &j, const skv_table *t, uint32_t quad)
 {
-    return j.d.precise || t->mode[quad & 15u].half > 10;
+    return j.d.precise || t->mode[quad & 15u].half > SKVI_CU_NARROW;
 }
 
 template <uint32_t ROWS>
@@ -855,6 +856,13 @@ __device__ __forceinline__ void skvi_cu_one_page(const skvi_cu_job &j, const skv
     skvi_cu_page_values(j, x, page, wide);
 }
 
+/* Row of an exact token in k and v: see skv_cuda_attend_desc. */
+__device__ __forceinline__ int64_t skvi_cu_exact_row(const skv_cuda_attend_desc &d, uint32_t seq,
+                                                     uint32_t p)
+{
+    return (int64_t)seq * (d.sinks + d.ring) + (p < d.sinks ? p : d.sinks + (p - d.sinks) % d.ring);
+}
+
 /* Exact tokens position .. position + n - 1: a warp a token for scores, a thread an element of the
    output for values. CPU: skvi_exact_block. */
 template <uint32_t ROWS>
@@ -863,11 +871,9 @@ __device__ __forceinline__ void skvi_cu_exact(const skvi_cu_job &j, const skvi_c
 {
     const uint32_t d = x.t->shape.head_dim, dv = x.t->shape.head_dim_v;
     const uint32_t heads = x.t->shape.n_kv_heads;
-    const uint32_t lane = threadIdx.x % 32, room = j.d.sinks + j.d.ring;
+    const uint32_t lane = threadIdx.x % 32;
     for (uint32_t i = threadIdx.x / 32; i < n; i += SKVI_CU_WARPS) {
-        const uint32_t p = position + i;
-        const int64_t row = (int64_t)x.seq * room +
-                            (p < j.d.sinks ? p : j.d.sinks + (p - j.d.sinks) % j.d.ring);
+        const int64_t row = skvi_cu_exact_row(j.d, x.seq, position + i);
         for (uint32_t r = 0; r < x.n; r++) {
             const float *q = j.q + ((size_t)x.seq * j.rows + x.first + r) * d;
             const int64_t at = skvi_cu_start(j.d.k.token_stride, j.d.k.head_stride, heads, d, row,
@@ -886,9 +892,7 @@ __device__ __forceinline__ void skvi_cu_exact(const skvi_cu_job &j, const skvi_c
             const uint32_t kv = skvi_cu_row_of(j, x.t, x.first + r).kv;
             float sum = 0;
             for (uint32_t i = 0; i < n; i++) {
-                const uint32_t p = position + i;
-                const int64_t row = (int64_t)x.seq * room +
-                                    (p < j.d.sinks ? p : j.d.sinks + (p - j.d.sinks) % j.d.ring);
+                const int64_t row = skvi_cu_exact_row(j.d, x.seq, position + i);
                 const int64_t at = skvi_cu_start(j.d.v.token_stride, j.d.v.head_stride, heads, dv,
                                                  row, kv);
                 sum += x.score[64 * r + i] * skvi_cu_read(j.d.v.data, j.d.v.dtype, at + c);
@@ -1041,7 +1045,7 @@ static skv_result skvi_cu_launch(void (*kernel)(P), dim3 grid, size_t shared,
 }
 
 /* Where things lie in the work space; returns its bytes, 0 where the description makes no sense. */
-static size_t skvi_cu_attend_plan(const skv_cuda_attend_desc *d, uint32_t tile, skvi_cu_job *j)
+static size_t skvi_cu_attend_plan(const skv_cuda_attend_desc *d, skvi_cu_job *j)
 {
     const skv_table *t = d->host;
     const skv_table_stream *s;
@@ -1063,7 +1067,8 @@ static size_t skvi_cu_attend_plan(const skv_cuda_attend_desc *d, uint32_t tile, 
     j->rows = t->shape.n_q_heads * d->n_queries;
     i = t->head_group < t->shape.n_kv_heads ? t->head_group : t->shape.n_kv_heads;
     i *= t->shape.n_q_heads / t->shape.n_kv_heads * d->n_queries;
-    j->tiles = (i + tile - 1) / tile;
+    j->tile = i <= 2 ? 2 : i <= 3 ? 4 : 8;      /* from 4 on tensor cores take as long for 8 */
+    j->tiles = (i + j->tile - 1) / j->tile;
     if ((uint64_t)j->tiles * t->n_groups > 65535) return 0;
     j->sink_units = (d->sinks + 63) / 64;
     j->ring_units = (d->ring + 63) / 64;
@@ -1084,21 +1089,10 @@ static size_t skvi_cu_attend_plan(const skv_cuda_attend_desc *d, uint32_t tile, 
     return at;
 }
 
-/* Rows of a tile: from 4 on tensor cores take as long for 8. */
-static uint32_t skvi_cu_tile_rows(const skv_cuda_attend_desc *d)
-{
-    const skv_table *t = d->host;
-    uint64_t rows;
-    if (!t || !t->shape.n_kv_heads) return 8;
-    rows = t->head_group < t->shape.n_kv_heads ? t->head_group : t->shape.n_kv_heads;
-    rows *= t->shape.n_q_heads / t->shape.n_kv_heads * (uint64_t)d->n_queries;
-    return rows <= 2 ? 2 : rows <= 3 ? 4 : 8;
-}
-
 SKVDEF size_t skv_cuda_attend_work(const skv_cuda_attend_desc *desc)
 {
     skvi_cu_job j;
-    return desc ? skvi_cu_attend_plan(desc, skvi_cu_tile_rows(desc), &j) : 0;
+    return desc ? skvi_cu_attend_plan(desc, &j) : 0;
 }
 
 static skv_result skvi_cu_attend_check(const skv_cuda_attend_desc *d, size_t work)
@@ -1116,19 +1110,18 @@ static skv_result skvi_cu_attend_check(const skv_cuda_attend_desc *d, size_t wor
 
 SKVDEF skv_result skv_cuda_attend(const skv_cuda_attend_desc *desc, skv_cuda_stream stream)
 {
-    const uint32_t tile = desc ? skvi_cu_tile_rows(desc) : 0;
     skvi_cu_job j;
-    const size_t work = desc ? skvi_cu_attend_plan(desc, tile, &j) : 0;
+    const size_t work = desc ? skvi_cu_attend_plan(desc, &j) : 0;
     skv_result r = work ? skvi_cu_attend_check(desc, work) : SKV_ERR_ARG;
     if (r != SKV_OK) return r;
-    const size_t shared = skvi_cu_attend_bytes(tile, desc->host, j.values);
+    const size_t shared = skvi_cu_attend_bytes(j.tile, desc->host, j.values);
     const dim3 rows(j.rows, desc->n_seqs), grid(j.splits, j.tiles * desc->host->n_groups,
                                                 desc->n_seqs);
     r = skvi_cu_launch(skvi_cu_query_kernel, rows, desc->host->shape.head_dim * sizeof(float),
                        stream, j);
-    if (r == SKV_OK && tile == 2)
+    if (r == SKV_OK && j.tile == 2)
         r = skvi_cu_launch(skvi_cu_attend_kernel<2>, grid, shared, stream, j);
-    else if (r == SKV_OK && tile == 4)
+    else if (r == SKV_OK && j.tile == 4)
         r = skvi_cu_launch(skvi_cu_attend_kernel<4>, grid, shared, stream, j);
     else if (r == SKV_OK)
         r = skvi_cu_launch(skvi_cu_attend_kernel<8>, grid, shared, stream, j);
