@@ -12,30 +12,39 @@
    header; the implementation needs nvcc (CUDA 12 or 13) and nothing else.
 
    WHAT IT DOES
-     Attention on a GPU over the very pages that skv_encode and skv_cache make (format 3): the bytes
-     of a page are the same on both sides. skv_cuda_attend is skv_attend for a batch of sequences
-     with paged tables as vLLM or FlashInfer keep them, exact sinks and recent tokens in the same
-     call. It takes whatever the CPU takes: head_dim 16 to 576, joint head groups, GQA, RoPE means,
-     outlier rows, soft cap, sliding windows, f32, f16 and bf16; as long as 8 rows of a joint head
-     group's channels fit into the device's shared memory (about 1,300 channels on sm_75, 6,500 on
-     sm_90): else SKV_ERR_DEVICE.
-     Up to 3 query rows of a head group meet codes by dp4a, more on tensor cores, 8 at a time.
-     Not here yet: encoding and decoding of pages, prompts on tensor cores, calibration. Pages come
-     from the CPU; they move with cudaMemcpyAsync, since they hold no pointers.
+     The pages of skv_encode and skv_cache (format 3) on a GPU: their bytes are the same on both
+     sides, so pages made on one are read on the other.
+     - skv_cuda_attend is skv_attend for a batch of sequences with paged tables as vLLM or
+       FlashInfer keep them, exact sinks and recent tokens in the same call. It takes whatever the
+       CPU takes: head_dim 16 to 576, joint head groups, GQA, RoPE means, outlier rows, soft cap,
+       sliding windows, f32, f16 and bf16; as long as 8 rows of a joint head group's channels fit
+       into the device's shared memory (about 1,300 channels on sm_75, 6,500 on sm_90): else
+       SKV_ERR_DEVICE. Up to 3 query rows of a head group meet codes by dp4a, more on tensor cores,
+       8 at a time.
+     - skv_cuda_encode makes many pages at once out of rows that lie anywhere (a ring, a paged f16
+       cache), skv_cuda_decode gives rows back.
+     Not here yet: prompts on tensor cores (attention takes many queries, but expands a page again
+     for every 8 rows), calibration, cold pages.
 
    HOW TO USE IT, PER LAYER
      1. skv_codec_tables or skv_cache_tables on the host; copy the block to the device once.
-     2. Pages (skv_encode, skv_cache_page) into slots of a pool in device memory, slot numbers into
-        a table there.
+     2. Pages into slots of a pool in device memory, slot numbers into a table there: by
+        skv_cuda_encode, or from the CPU (skv_encode, skv_cache_page) by cudaMemcpyAsync; they hold
+        no pointers, so they move as they are, to host pools and back.
      3. skv_cuda_attend_work bytes of device memory, for as long as the launches run.
-     4. skv_cuda_attend on a stream. It launches three kernels, allocates nothing, waits for
-        nothing, so it may be captured into a graph. A refused launch is SKV_ERR_DEVICE.
+     4. skv_cuda_attend on a stream.
+     Calls launch one to four kernels, allocate nothing and wait for nothing, so a graph may capture
+     them. A refused launch is SKV_ERR_DEVICE.
 
    WHAT AGREES WITH THE CPU
      Products of queries and weights with codes are integers, the same as skv_attend's for equal
      numbers. Floats are summed in another order, but one that is fixed: the same call gives the
      same bits, on one architecture. Results are as far from exact attention over the decoded rows
      as skv_attend's are (tests/test_cuda_attend.cpp).
+     The encoder searches in integers, like the CPU's, so equal latents get equal bytes. Latents are
+     float sums in the order of the portable C code; a device may fuse products with additions and
+     has a sine of its own, which can change a page as another instruction set does: other bytes
+     here and there, the same error (tests/test_cuda_pages.cpp).
 
    HOW IT IS CHECKED
      `make test` compiles the kernels with nvcc for sm_75, 80, 86, 89, 90, 100 and 120, and runs
@@ -43,9 +52,9 @@
      They have not been run on a real device yet, so nothing is said of their speed.
 
    OUTLINE (search for the tag)
-     In the API             >>pages  >>attend
-     In the implementation  >>device  >>expand  >>product  >>query  >>attention  >>merge
-                            >>launch
+     In the API             >>pages  >>attend  >>encode
+     In the implementation  >>device  >>expand  >>product  >>query  >>attention  >>merge  >>rows
+                            >>choose  >>search  >>finish  >>dense  >>launch
 */
 #ifndef SPECTRAL_KV_CUDA_H
 #define SPECTRAL_KV_CUDA_H
@@ -89,7 +98,7 @@ typedef struct skv_cuda_pages {
    sequence s: sinks first, then a ring,
        position p lies in row s (sinks + ring) + (p < sinks ? p : sinks + (p - sinks) % ring).
    What cannot be attended (more pages than max_pages, more recent tokens than the ring, fewer
-   tokens than queries) gives NaN for that sequence, and only there.
+   tokens than queries, a page that is not whole) gives NaN for that sequence, and only there.
    Queries meet codes in 8 bits, as on the CPU, in 14 where codes are wide or `precise` is set. All
    pointers but host are device memory. Results do not depend on the launch but by `split`. */
 typedef struct skv_cuda_attend_desc {
@@ -113,6 +122,51 @@ typedef struct skv_cuda_attend_desc {
 /* Reads host, n_seqs, n_queries, max_pages, sinks, ring and split. 0: they make no sense. */
 SKVDEF size_t     skv_cuda_attend_work(const skv_cuda_attend_desc *desc);
 SKVDEF skv_result skv_cuda_attend(const skv_cuda_attend_desc *desc, skv_cuda_stream stream);
+
+/* >>encode ------------------------------------------------------------------------------------
+   Pages of one layer from rows of K and V, and back: skv_encode and skv_decode for many pages. All
+   pointers but host are device memory. Page p goes to (comes from) slots[p] of the pool; its token
+   t < counts[p] (NULL: 64) is row rows[64 p + t] of k and v, as of a ring or of a paged cache.
+   Outliers: credit[s][i] has the bytes that outlier rows of sub i of sequence s may still take.
+   A page adds its allowance and takes off what it spends, as in a cache, so a sequence's pages
+   come in their order, first[s] to first[s + 1] - 1. NULL: at most 8 rows a sub, as skv_encode.
+   A page with a number that is not finite or beyond 1e9 gets status SKV_ERR_NOT_FINITE or
+   SKV_ERR_RANGE and page format 0: skv_decode refuses it, attention over it gives NaN. */
+typedef struct skv_cuda_encode_desc {
+    const skv_table *host;          /* the layer's tables (skv_codec_tables, skv_cache_tables) */
+    const void      *tables;        /* the same bytes in device memory, at a multiple of 16 */
+    uint32_t         n_pages;       /* at most 65535 */
+    void            *pool;          /* see skv_cuda_pages */
+    size_t           page_bytes;
+    const int32_t   *slots, *rows;  /* [n_pages], [n_pages][64] */
+    const uint32_t  *counts, *positions;    /* [n_pages], of their first tokens */
+    skv_span         k, v;          /* [any][n_kv_heads][head_dim, _v] */
+    int32_t         *status;        /* [n_pages] skv_result, or NULL */
+    uint32_t         n_seqs;        /* at most 65535; these three only with credit */
+    const int32_t   *first;         /* [n_seqs + 1] */
+    uint32_t        *credit;        /* [n_seqs][2 n_groups], or NULL */
+    void            *work;          /* at a multiple of 16 */
+    size_t           work_bytes;    /* skv_cuda_encode_work at least */
+} skv_cuda_encode_desc;
+
+/* Reads host and n_pages. 0: they make no sense. Launches four kernels. */
+SKVDEF size_t     skv_cuda_encode_work(const skv_cuda_encode_desc *desc);
+SKVDEF skv_result skv_cuda_encode(const skv_cuda_encode_desc *desc, skv_cuda_stream stream);
+
+/* Rows of tokens that a page does not have stay as they are; a page of another format gives NaN in
+   rows of its first counts[p] tokens. One kernel. */
+typedef struct skv_cuda_decode_desc {
+    const skv_table *host;
+    const void      *tables;
+    uint32_t         n_pages;
+    const void      *pool;
+    size_t           page_bytes;
+    const int32_t   *slots, *rows;
+    const uint32_t  *counts;        /* NULL: 64 */
+    skv_out          k, v;          /* [any][n_kv_heads][head_dim, _v]; data NULL: not wanted */
+} skv_cuda_decode_desc;
+
+SKVDEF skv_result skv_cuda_decode(const skv_cuda_decode_desc *desc, skv_cuda_stream stream);
 
 #ifdef __cplusplus
 }
@@ -841,6 +895,11 @@ __device__ __forceinline__ void skvi_cu_one_page(const skvi_cu_job &j, const skv
     const int wide = x.s[1]->coded ? skvi_cu_wide(j, x.t, quads[0]) : 0;
     uint64_t tokens, out = 0;
     uint32_t token, k;
+    if (page[0] != x.t->page_format || page[1] != 64) {
+        if (threadIdx.x < x.n) x.sum[threadIdx.x] = __uint_as_float(0x7FC00000u);
+        __syncthreads();
+        return;
+    }
     skvi_cu_base(j, x, skvi_cu_get32(page + 8));
     tokens = skvi_cu_key_rows(j, x, page);
     __syncthreads();
@@ -1027,6 +1086,835 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_merge_kernel(skvi_cu_jo
     if (j.d.lse && !threadIdx.x) j.d.lse[token * heads + r.head] = top + logf(sum);
 }
 
+/* >>rows --------------------------------------------------------------------------------------
+   Rows of K and V to latents and back: tiles of 32 outputs by 64 tokens, 32 inputs at a time. */
+#define SKVI_CU_DEEP 32u
+#define SKVI_CU_PITCH 68u               /* floats from one input's 64 tokens to the next */
+#define SKVI_CU_OUTS 36u                /* and from one input's 32 factors */
+#define SKVI_CU_TILE_BYTES (4 * SKVI_CU_DEEP * (SKVI_CU_PITCH + SKVI_CU_OUTS))
+#define SKVI_CU_LATENTS_BYTES (SKVI_CU_TILE_BYTES + 16)
+
+/* acc[output][token] of a thread: outputs and tokens by fours, inputs in their order. */
+__device__ __forceinline__ void skvi_cu_multiply(const float *x, const float *by, float acc[4][4])
+{
+    const float *y = by + threadIdx.x / 16 * 4;
+    x += threadIdx.x % 16 * 4;
+    for (uint32_t k = 0; k < SKVI_CU_DEEP; k++, x += SKVI_CU_PITCH, y += SKVI_CU_OUTS)
+        #pragma unroll
+        for (uint32_t i = 0; i < 4; i++)
+            #pragma unroll
+            for (uint32_t t = 0; t < 4; t++) acc[i][t] += y[i] * x[t];
+}
+
+/* What RoPE makes of the mean of element i of a stream's unturned keys at a position. */
+__device__ __forceinline__ float skvi_cu_turned(const skv_table *t, const skv_table_stream *s,
+                                                uint32_t i, uint32_t position)
+{
+    const uint32_t e = i % s->dim, adjacent = t->style == SKV_ROPE_ADJACENT;
+    const float *turn = skvi_cu_at<float>(t, s->turn) + (i - e);
+    const uint32_t p = adjacent ? e / 2 : e % t->pairs, a = adjacent ? 2 * p : p;
+    const uint32_t b = a + (adjacent ? 1 : t->pairs);
+    float cosine, sine;
+    if (e >= 2 * t->pairs) return 0;
+    skvi_cu_turn(skvi_cu_at<uint64_t>(t, t->turns), p, position, 0, &cosine, &sine);
+    return e == a ? turn[a] * cosine - turn[b] * sine : turn[a] * sine + turn[b] * cosine;
+}
+
+/* Outlier rows of a sub are counted when its tokens have been chosen. */
+typedef struct skvi_cu_sub {
+    uint64_t use;                       /* tokens with codes, a bit each */
+    uint32_t gain, n_rows;
+    uint32_t bad, spare;                /* 1: not finite, 2: beyond 1e9 */
+    unsigned char row[SKVI_CU_ROWS_MOST];
+} skvi_cu_sub;
+
+typedef struct skvi_cu_encode_job {
+    skv_cuda_encode_desc d;
+    uint32_t     streams, wide;         /* wide: channels of the widest, whole quads */
+    float       *u;                     /* [n_pages][streams][wide][64] latents */
+    uint32_t    *scale;                 /* [n_pages][streams][wide] asked for, then taken */
+    skvi_cu_sub *sub;                   /* [n_pages][streams] */
+} skvi_cu_encode_job;
+
+__device__ __forceinline__ uint32_t skvi_cu_count(const uint32_t *counts, uint32_t page)
+{
+    const uint32_t n = counts ? counts[page] : 64;
+    return n < 64 ? n : 64;
+}
+__device__ __forceinline__ unsigned char *skvi_cu_slot(const skvi_cu_encode_job &j, uint32_t page)
+{
+    return (unsigned char *)j.d.pool + (size_t)j.d.slots[page] * j.d.page_bytes;
+}
+__device__ __forceinline__ float *skvi_cu_latents(const skvi_cu_encode_job &j, uint32_t page,
+                                                  uint32_t stream)
+{
+    return j.u + ((size_t)page * j.streams + stream) * j.wide * 64;
+}
+__device__ __forceinline__ uint32_t *skvi_cu_scales(const skvi_cu_encode_job &j, uint32_t page,
+                                                    uint32_t stream)
+{
+    return j.scale + ((size_t)page * j.streams + stream) * j.wide;
+}
+
+/* Inputs [k0, k0 + 32) of a page's tokens without their means; 0 where there is none. Returns what
+   is bad about those that this thread read. */
+__device__ __forceinline__ uint32_t skvi_cu_load_rows(const skvi_cu_encode_job &j,
+                                                      const skv_table *t, uint32_t stream,
+                                                      uint32_t page, uint32_t k0, float *x)
+{
+    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + stream;
+    const uint32_t g = stream % t->n_groups, count = skvi_cu_count(j.d.counts, page);
+    const skv_span from = stream < t->n_groups ? j.d.k : j.d.v;
+    const float *mean = skvi_cu_at<float>(t, s->mean);
+    uint32_t bad = 0;
+    for (uint32_t k = threadIdx.x % SKVI_CU_DEEP, token = threadIdx.x / SKVI_CU_DEEP; token < 64;
+         token += SKVI_CU_BLOCK / SKVI_CU_DEEP) {
+        const uint32_t i = k0 + k;
+        float y = 0;
+        if (i < s->n && token < count) {
+            const int64_t at = skvi_cu_start(from.token_stride, from.head_stride,
+                                             t->shape.n_kv_heads, s->dim,
+                                             j.d.rows[64 * page + token],
+                                             g * t->head_group + i / s->dim);
+            y = skvi_cu_read(from.data, from.dtype, at + i % s->dim);
+            if (!(fabsf(y) < INFINITY)) bad |= 1u;
+            else if (fabsf(y) > 1e9f) bad |= 2u;
+            if (s->turn) y -= skvi_cu_turned(t, s, i, j.d.positions[page] + token);
+            y -= mean[i];
+        }
+        x[k * SKVI_CU_PITCH + token] = y;
+    }
+    return bad;
+}
+
+/* Grid: 32 channels, stream, page. CPU: skvi_encode_latents. */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_latents_kernel(skvi_cu_encode_job j)
+{
+    extern __shared__ uint4 skvi_cu_shared[];
+    const skv_table *t = (const skv_table *)j.d.tables;
+    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + blockIdx.y;
+    const float *encode = skvi_cu_at<float>(t, s->encode);
+    const uint32_t page = blockIdx.z, c0 = blockIdx.x * 32;
+    unsigned char *at = (unsigned char *)skvi_cu_shared;
+    float *x = skvi_cu_room<float>(&at, SKVI_CU_DEEP * SKVI_CU_PITCH);
+    float *by = skvi_cu_room<float>(&at, SKVI_CU_DEEP * SKVI_CU_OUTS), acc[4][4] = {};
+    uint32_t *bad = skvi_cu_room<uint32_t>(&at, 2), i, k;
+    if (threadIdx.x < 2) bad[threadIdx.x] = 0;
+    __syncthreads();
+    for (uint32_t k0 = 0; k0 < s->n; k0 += SKVI_CU_DEEP) {
+        const uint32_t wrong = skvi_cu_load_rows(j, t, blockIdx.y, page, k0, x);
+        if (wrong & 1u) bad[0] = 1;             /* whoever writes, writes the same */
+        if (wrong & 2u) bad[1] = 1;
+        for (i = threadIdx.x / 32, k = threadIdx.x % 32; i < 32; i += SKVI_CU_BLOCK / 32)
+            by[k * SKVI_CU_OUTS + i] =
+                c0 + i < s->n && k0 + k < s->n ? encode[(size_t)(c0 + i) * s->n + k0 + k] : 0;
+        __syncthreads();
+        skvi_cu_multiply(x, by, acc);
+        __syncthreads();
+    }
+    float *u = skvi_cu_latents(j, page, blockIdx.y);
+    #pragma unroll
+    for (i = 0; i < 4; i++) {
+        const uint32_t ch = c0 + threadIdx.x / 16 * 4 + i;
+        #pragma unroll
+        for (k = 0; ch < j.wide && k < 4; k++) u[ch * 64 + threadIdx.x % 16 * 4 + k] = acc[i][k];
+    }
+    if (!blockIdx.x && !threadIdx.x)
+        j.sub[(size_t)page * j.streams + blockIdx.y].bad = bad[0] ? 1 : bad[1] ? 2 : 0;
+}
+
+/* >>choose ------------------------------------------------------------------------------------
+   Which tokens are outliers, and the scales that channels ask for. A thread takes a channel, then a
+   token. CPU: skvi_page_scale, skvi_foresee, skvi_pick_outliers, skvi_sub_gain. */
+#define SKVI_CU_CHOOSE_BYTES (65 * sizeof(float))
+__device__ __forceinline__ uint32_t skvi_cu_nearest_scale(float x)
+{
+    if (!(x > skvi_cu_scale(0))) return 0;
+    if (!(x < skvi_cu_scale(270))) return 270;
+    uint32_t e = ((__float_as_uint(x) >> 23) - 95) << 2;
+    while (e < 270 && x > 1.0905077f * skvi_cu_scale(e)) e++;
+    return e;
+}
+
+__device__ __forceinline__ float skvi_cu_reach(const skv_table_mode &m)
+{
+    return m.unit * (float)(1u << m.bits) / 2;
+}
+
+/* The scale that a channel's 64 latents ask for. */
+__device__ __forceinline__ uint32_t skvi_cu_page_scale(const float *u, uint64_t use,
+                                                       const skv_table_mode &m)
+{
+    const float reach = 0.75f * skvi_cu_reach(m);
+    float sum[4] = {0, 0, 0, 0}, top = 0, best = -1;
+    uint32_t t, i, s, count = 0;
+    for (t = 0; t < 64; t += 4)
+        #pragma unroll
+        for (i = 0; i < 4; i++) {
+            const float x = use >> (t + i) & 1u ? u[t + i] : 0;
+            sum[i] += x * x;
+            top = fmaxf(top, fabsf(x));
+            count += (uint32_t)(use >> (t + i) & 1u);
+        }
+    sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    const uint32_t rms = skvi_cu_nearest_scale(count ? sqrtf(sum[0] / (float)count) : 0);
+    uint32_t best_s = rms;
+    if (!(top > reach * skvi_cu_scale(rms))) return rms;
+    for (s = rms; s <= rms + 12 && s < 269; s++) {
+        const float scale = skvi_cu_scale(s);
+        float cost = 64 * m.distortion * scale * scale;
+        for (t = 0; t < 64; t++) {
+            const float beyond = fabsf(u[t]) - reach * scale;
+            cost += use >> t & 1u && beyond > 0 ? beyond * beyond : 0;
+        }
+        if (best >= 0 && cost >= best) break;
+        best = cost;
+        best_s = s;
+    }
+    return best_s;
+}
+
+/* Squared error to expect of a token. */
+__device__ __forceinline__ float skvi_cu_foresee(const skv_table *t, const skv_table_stream *s,
+                                                 const float *u, const uint32_t *scales,
+                                                 uint32_t token)
+{
+    const uint32_t *quads = skvi_cu_at<uint32_t>(t, s->quads);
+    const float *variance = skvi_cu_at<float>(t, s->variance);
+    float all = 0, err = 0;
+    for (uint32_t ch = 0; ch < s->n; ch++) {
+        const uint32_t m = ch < s->coded ? quads[ch / 4] & 15u : 0;
+        const float scale = m ? skvi_cu_scale(scales[ch]) : 0, var = variance[ch];
+        const float reach = m ? skvi_cu_reach(t->mode[m]) * scale : 0;
+        const float beyond = fabsf(u[64 * ch + token]) - reach;
+        if (m) all += var * (t->mode[m].distortion * scale * scale);
+        if (beyond > 0) err += var * (beyond * beyond);
+    }
+    return err + all;
+}
+
+__device__ __forceinline__ uint32_t skvi_cu_warp_least(uint32_t x)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+    for (int i = 16; i; i >>= 1) x = umin(x, __shfl_xor_sync(SKVI_CU_ALL, x, i));
+    return x;
+#else
+    return __reduce_min_sync(SKVI_CU_ALL, x);
+#endif
+}
+
+/* One warp: the worst tokens become rows while that is worth their bits. Returns how many. */
+__device__ __forceinline__ uint32_t skvi_cu_pick(const skv_table_stream *s, const float *err,
+                                                 uint32_t room, uint32_t count, skvi_cu_sub *sub)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    float least = 8.0f * (float)(2 + 2 * s->n) * s->lambda, e[2];
+    uint64_t use = count < 64 ? ((uint64_t)1 << count) - 1 : ~(uint64_t)0;
+    uint32_t i, added = 0, n = sub->n_rows;
+    for (i = 0; i < n; i++) use &= ~((uint64_t)1 << sub->row[i]);
+    for (i = 0; i < 2; i++)
+        e[i] = use >> (lane + 32 * i) & 1u ? err[lane + 32 * i] : SKVI_CU_NEVER;
+    least = fmaxf(least, 0.25f * skvi_cu_warp_max(fmaxf(e[0], e[1])));
+    for (; n + added < room; added++) {
+        const float top = skvi_cu_warp_max(fmaxf(e[0], e[1]));
+        if (!(top > least)) break;
+        const uint32_t worst = skvi_cu_warp_least(e[0] == top ? lane
+                                                              : e[1] == top ? lane + 32 : 64);
+        use &= ~((uint64_t)1 << worst);
+        for (i = 0; i < 2; i++)
+            if (lane + 32 * i == worst) e[i] = SKVI_CU_NEVER;
+        if (!lane) sub->row[n + added] = (unsigned char)worst;
+    }
+    __syncwarp();
+    if (lane) return added;
+    sub->n_rows = n + added;
+    sub->use = use;
+    return added;
+}
+
+/* One warp: scale 0 of a sub's nibbles. */
+__device__ __forceinline__ void skvi_cu_gain(const skv_table_stream *s, const uint32_t *scales,
+                                             skvi_cu_sub *sub)
+{
+    const uint32_t n = s->coded < s->n ? s->coded : s->n;
+    uint32_t least = 255, most = 0;
+    for (uint32_t ch = threadIdx.x % 32; ch < n; ch += 32) {
+        const uint32_t e = scales[ch];
+        most = e > most ? e : most;
+        least = umin(least, e > 2 ? e - 2 : 0);
+    }
+    least = skvi_cu_warp_least(least);
+    most = ~skvi_cu_warp_least(~most);
+    if (most > least + 14) least = most - 14;
+    if (!(threadIdx.x % 32)) sub->gain = umin(least, 255u);
+}
+
+/* Bytes of outlier rows that a sub may have now; credit goes up by the page's allowance. */
+__device__ __forceinline__ uint32_t skvi_cu_credit(uint32_t *credit, const skv_table_stream *s)
+{
+    if (!credit) return 0xFFFFFFFFu;
+    if (!threadIdx.x) *credit = umin(*credit + s->allowance, (1u << 24) + s->allowance);
+    __syncthreads();
+    return *credit;
+}
+
+/* Scales and outliers of one sub. *picked is in shared memory. */
+__device__ __forceinline__ void skvi_cu_choose(const skvi_cu_encode_job &j, const skv_table *t,
+                                               uint32_t page, uint32_t stream, uint32_t room,
+                                               float *err, skvi_cu_sub *sub, uint32_t *picked)
+{
+    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + stream;
+    const uint32_t *quads = skvi_cu_at<uint32_t>(t, s->quads);
+    const float *u = skvi_cu_latents(j, page, stream);
+    uint32_t *scales = skvi_cu_scales(j, page, stream);
+    const uint32_t count = skvi_cu_count(j.d.counts, page);
+    if (!threadIdx.x) {
+        sub->use = count < 64 ? ((uint64_t)1 << count) - 1 : ~(uint64_t)0;
+        sub->n_rows = 0;
+    }
+    __syncthreads();
+    for (uint32_t round = 0;; round++) {
+        for (uint32_t ch = threadIdx.x; ch < s->coded; ch += SKVI_CU_BLOCK)
+            scales[ch] = skvi_cu_page_scale(u + 64 * ch, sub->use, t->mode[quads[ch / 4] & 15u]);
+        __syncthreads();
+        if (!room || round == 3) break;
+        if (threadIdx.x < 64) err[threadIdx.x] = skvi_cu_foresee(t, s, u, scales, threadIdx.x);
+        __syncthreads();
+        if (threadIdx.x < 32) {
+            const uint32_t n = skvi_cu_pick(s, err, room, count, sub);
+            if (!threadIdx.x) *picked = n;
+        }
+        __syncthreads();
+        if (!*picked) break;
+    }
+    if (threadIdx.x < 32) skvi_cu_gain(s, scales, sub);
+}
+
+/* Grid: stream, sequence (without credits: page). */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_choose_kernel(skvi_cu_encode_job j)
+{
+    extern __shared__ uint4 skvi_cu_shared[];
+    const skv_table *t = (const skv_table *)j.d.tables;
+    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + blockIdx.x;
+    float *err = (float *)skvi_cu_shared;
+    uint32_t *picked = (uint32_t *)(err + 64);
+    uint32_t *credit = j.d.credit ? j.d.credit + (size_t)blockIdx.y * j.streams + blockIdx.x : NULL;
+    const uint32_t first = credit ? j.d.first[blockIdx.y] : blockIdx.y;
+    const uint32_t end = credit ? j.d.first[blockIdx.y + 1] : blockIdx.y + 1;
+    for (uint32_t page = first; page < end && page < j.d.n_pages; page++) {
+        skvi_cu_sub *sub = &j.sub[(size_t)page * j.streams + blockIdx.x];
+        const uint32_t room = umin(skvi_cu_credit(credit, s) / (2 + 2 * s->n), SKVI_CU_ROWS_MOST);
+        skvi_cu_choose(j, t, page, blockIdx.x, room, err, sub, picked);
+        __syncthreads();
+        if (credit && !threadIdx.x) *credit -= sub->n_rows * (2 + 2 * s->n);
+        __syncthreads();
+    }
+}
+
+/* >>search ------------------------------------------------------------------------------------
+   Viterbi search of the trellis: a warp a channel, 8 neighbouring states a lane, all in integers,
+   the codes those of the CPU (>>search in spectral_kv.h). N paths side by side: two scales. */
+#define SKVI_CU_STATES 256u
+typedef struct skvi_cu_search {         /* shared memory of a warp */
+    uint32_t      best[2][2][SKVI_CU_STATES / 4];   /* by turns; of both paths; bytes */
+    int           x[2][64];             /* latents in fine steps, by position */
+    unsigned char from[64][2][32];      /* winners of a lane */
+    unsigned char state[64];            /* the path found */
+    uint32_t      hidden[2];            /* costs beyond the last level */
+} skvi_cu_search;
+
+#define SKVI_CU_SEARCH_BYTES \
+    (8 * SKVI_CU_STATES + SKVI_CU_WARPS * sizeof(skvi_cu_search) + 256)
+
+typedef struct skvi_cu_trellis {        /* what a search wants to know of its mode */
+    const int *level;                   /* [2][256] in fine steps, shared memory */
+    uint32_t   half, twice, seam;
+    int        fine, last;              /* last: beyond any level */
+    float      unit;
+} skvi_cu_trellis;
+
+template <uint32_t N> struct skvi_cu_paths {
+    uint32_t c[N][8], low[N], total[N];     /* costs; see skvi_search */
+};
+
+/* Winners among the 2^B neighbours of the lane's remainders: into from and best. */
+template <uint32_t B>
+__device__ __forceinline__ uint32_t skvi_cu_compete(const uint32_t *c, uint32_t low,
+                                                    unsigned char *from, uint32_t *best)
+{
+    const uint32_t lane = threadIdx.x % 32, ways = B < 3 ? 1u << B : 8, groups = 8 / ways;
+    const uint32_t lanes = B < 3 ? 1 : 1u << B >> 3;    /* that share a remainder */
+    uint32_t won[8], who = 0, word[2] = {0, 0}, least = 255;
+    #pragma unroll
+    for (uint32_t g = 0; g < groups; g++) {         /* the last of equals wins */
+        uint32_t key = ~0u;
+        #pragma unroll
+        for (uint32_t i = 0; i < ways; i++) {
+            const uint32_t k = (8 * lane + ways * g + i) & ((1u << B) - 1);
+            key = umin(key, c[ways * g + i] << 8 | (255 - k));
+        }
+        #pragma unroll
+        for (uint32_t i = 1; i < lanes; i *= 2)
+            key = umin(key, __shfl_xor_sync(SKVI_CU_ALL, key, i));
+        won[g] = (key >> 8) - umin(key >> 8, low);
+        who |= (255 - (key & 255u)) << B * g % 32;
+        least = umin(least, won[g]);
+        word[g / 4] |= won[g] << 8 * (g % 4);
+    }
+    if (B) from[lane] = (unsigned char)who;
+    if (B == 0) best[2 * lane] = word[0], best[2 * lane + 1] = word[1];
+    if (B == 1) best[lane] = word[0];
+    if (B == 2) ((uint16_t *)best)[lane] = (uint16_t)word[0];
+    if (B > 2 && lane % lanes == 0)
+        ((unsigned char *)best)[8 * lane >> B] = (unsigned char)word[0];
+    return least;
+}
+
+/* Costs of the states that follow, at a token's latent; none: it costs nothing. */
+template <uint32_t B>
+__device__ __forceinline__ void skvi_cu_follow(const uint32_t *best, const int *level, int x,
+                                               int none, uint32_t twice, uint32_t *c)
+{
+    const uint32_t lane = threadIdx.x % 32, n = SKVI_CU_STATES >> B;
+    const int most = 32768 >> twice;
+    const uint32_t at = 2 * lane & (n / 4 - 1 + (n < 4));
+    const uint32_t word[2] = {best[n > 4 ? at : 0], best[n > 4 ? at + 1 : 0]};
+    #pragma unroll
+    for (uint32_t i = 0; i < 8; i++) {
+        const uint32_t b = word[i / 4] >> 8 * (i % (n < 4 ? n : 4)) & 255u;
+        const int d = min(abs(x - level[8 * lane + i]), most);
+        c[i] = umin(b + (none ? 0u : (uint32_t)((d * d << twice) + 16384) >> 15), 255u);
+    }
+}
+
+template <uint32_t B, uint32_t N>
+__device__ __forceinline__ void skvi_cu_step(skvi_cu_search *v, const int *level, uint32_t turn,
+                                             uint32_t at, int none, uint32_t twice,
+                                             skvi_cu_paths<N> &p)
+{
+    uint32_t low[N];
+    #pragma unroll
+    for (uint32_t i = 0; i < N; i++)
+        low[i] = skvi_cu_compete<B>(p.c[i], p.low[i], v->from[at][i], v->best[turn][i]);
+    __syncwarp();
+    #pragma unroll
+    for (uint32_t i = 0; i < N; i++) {
+        p.total[i] += p.low[i];
+        p.low[i] = skvi_cu_warp_least(low[i]);
+        skvi_cu_follow<B>(v->best[turn][i], level, v->x[i][at], none, twice, p.c[i]);
+    }
+}
+
+/* n positions of the circle from `first` on, n even; costs begin as they are. CPU:
+   skvi_search_run. */
+template <uint32_t N>
+__device__ __forceinline__ void skvi_cu_run(skvi_cu_search *v, const skvi_cu_trellis &m,
+                                            uint64_t use, uint32_t first, uint32_t n,
+                                            skvi_cu_paths<N> &p)
+{
+    for (uint32_t i = 0; i < N; i++) p.low[i] = p.total[i] = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t at = (first + i) % 64, token = 4 * (at % 16) + at / 16;
+        const int none = !(use >> token & 1u);
+        const int *level = m.level + SKVI_CU_STATES * (at & 1u);
+        switch ((m.half + (at & 1u)) >> 1) {
+        case 0: skvi_cu_step<0>(v, level, i & 1u, at, none, m.twice, p); break;
+        case 1: skvi_cu_step<1>(v, level, i & 1u, at, none, m.twice, p); break;
+        case 2: skvi_cu_step<2>(v, level, i & 1u, at, none, m.twice, p); break;
+        case 3: skvi_cu_step<3>(v, level, i & 1u, at, none, m.twice, p); break;
+        case 4: skvi_cu_step<4>(v, level, i & 1u, at, none, m.twice, p); break;
+        case 5: skvi_cu_step<5>(v, level, i & 1u, at, none, m.twice, p); break;
+        case 6: skvi_cu_step<6>(v, level, i & 1u, at, none, m.twice, p); break;
+        case 7: skvi_cu_step<7>(v, level, i & 1u, at, none, m.twice, p); break;
+        default: skvi_cu_step<8>(v, level, i & 1u, at, none, m.twice, p);
+        }
+    }
+    __syncwarp();
+}
+
+/* state[] of n positions from `first` on, back from s at the last: all lanes do the same. */
+__device__ __forceinline__ void skvi_cu_trace(skvi_cu_search *v, uint32_t half, uint32_t first,
+                                              uint32_t n, uint32_t path, uint32_t s)
+{
+    for (uint32_t i = n; i-- > 0;) {
+        const uint32_t at = (first + i) % 64, b = (half + (at & 1u)) >> 1;
+        const uint32_t rest = (s & ((SKVI_CU_STATES >> b) - 1)) << b;
+        const uint32_t beside = b < 3 ? (rest & 7u) >> b : 0;       /* winners in that byte */
+        const uint32_t who = v->from[at][path][rest >> 3] >> beside * b;
+        if (!(threadIdx.x % 32)) v->state[at] = (unsigned char)s;
+        s = rest | (who & ((1u << b) - 1));
+    }
+    __syncwarp();
+}
+
+/* A channel's latents at a scale as whole numbers, a little beyond the last level at most. Returns
+   what that hides, in costs. CPU: skvi_search_load. */
+__device__ __forceinline__ uint32_t skvi_cu_load(const skvi_cu_trellis &m, const float *u,
+                                                 uint64_t use, uint32_t e, int *x)
+{
+    const int end = m.last + 2 * m.fine;
+    const float inv = (float)m.fine / (m.unit * skvi_cu_scale(e)), most = (float)end;
+    uint32_t hidden = 0;
+    for (uint32_t at = threadIdx.x % 32; at < 64; at += 32) {
+        const uint32_t token = 4 * (at % 16) + at / 16;
+        const float y = u[token] * inv;
+        const int far = fabsf(y) < 32000.0f ? (int)fabsf(y) : 32000;
+        float z = y > -most ? y : -most;                /* NaN: the left */
+        z = z < most ? z : most;
+        x[at] = __float2int_rn(z);
+        if (use >> token & 1u && far > end)
+            hidden += (uint32_t)((far - m.last) * (far - m.last) - (end - m.last) * (end - m.last))
+                      >> 15 << m.twice;
+    }
+    for (int i = 16; i; i >>= 1) hidden += __shfl_xor_sync(SKVI_CU_ALL, hidden, i);
+    return hidden;
+}
+
+/* The path of one channel, into state[]; returns the scale taken, e or the step below. CPU:
+   skvi_search_free, skvi_encode_quads. */
+__device__ __forceinline__ uint32_t skvi_cu_channel(skvi_cu_search *v, const skvi_cu_trellis &m,
+                                                    const float *u, uint64_t use, uint32_t e)
+{
+    const uint32_t lane = threadIdx.x % 32, first = 64 - m.seam / 2;
+    skvi_cu_paths<2> p;
+    skvi_cu_paths<1> q;
+    uint64_t err[2];
+    uint32_t end[2], i, down;
+    #pragma unroll
+    for (uint32_t k = 0; k < 2; k++) {
+        const uint32_t hidden = skvi_cu_load(m, u, use, e - k, v->x[k]);
+        if (!lane) v->hidden[k] = hidden;
+        for (i = 0; i < 8; i++) p.c[k][i] = 0;
+    }
+    __syncwarp();
+    skvi_cu_run(v, m, use, 0, 64, p);
+    #pragma unroll
+    for (uint32_t k = 0; k < 2; k++) {
+        uint32_t key = ~0u;
+        for (i = 0; i < 8; i++) key = umin(key, p.c[k][i] << 8 | (8 * lane + i));
+        key = skvi_cu_warp_least(key);
+        err[k] = (uint64_t)v->hidden[k] + p.total[k] + (key >> 8);
+        end[k] = key & 255u;
+    }
+    down = 5741 * err[1] < 8119 * err[0];
+    skvi_cu_trace(v, m.half, 0, 64, down, down ? end[1] : end[0]);
+    for (i = lane; down && i < 64; i += 32) v->x[0][i] = v->x[1][i];
+    for (i = 0; i < 8; i++) q.c[0][i] = v->state[first - 1] == 8 * lane + i ? 0 : 255;
+    end[0] = v->state[(first + m.seam - 1) % 64];
+    __syncwarp();
+    skvi_cu_run(v, m, use, first, m.seam, q);
+    skvi_cu_trace(v, m.half, first, m.seam, 0, end[0]);
+    return e - down;
+}
+
+/* Where byte i of lane l of channel b of a quad's codes lies. */
+__device__ __forceinline__ uint32_t skvi_cu_place(int values, uint32_t l, uint32_t b, uint32_t i)
+{
+    return 16 * i + (values ? 4 * b + l : 4 * l + b);
+}
+
+/* Four threads: a path to its channel's bytes. */
+__device__ __forceinline__ void skvi_cu_pack(const skvi_cu_search *v, uint32_t half, int values,
+                                             uint32_t b, unsigned char *codes)
+{
+    const uint32_t l = threadIdx.x % 32;
+    uint32_t bits = 0, have = 0, i = 0;
+    if (l >= 4) return;
+    for (uint32_t step = 0; step < 16; step++) {
+        const uint32_t n = (half + (step & 1u)) >> 1;
+        bits |= (uint32_t)v->state[16 * l + step] >> (8 - n) << have;
+        for (have += n; have >= 8; have -= 8, bits >>= 8)
+            codes[skvi_cu_place(values, l, b, i++)] = (unsigned char)bits;
+    }
+}
+
+/* Grid: quad, stream, page. A warp takes one of the quad's channels. */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK, 5) skvi_cu_search_kernel(skvi_cu_encode_job j)
+{
+    extern __shared__ uint4 skvi_cu_shared[];
+    const skv_table *t = (const skv_table *)j.d.tables;
+    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + blockIdx.y;
+    const uint32_t warp = threadIdx.x / 32, ch = 4 * blockIdx.x + warp;
+    const skvi_cu_sub *sub = &j.sub[(size_t)blockIdx.z * j.streams + blockIdx.y];
+    if (4 * blockIdx.x >= s->coded) return;
+    const uint32_t quad = skvi_cu_at<uint32_t>(t, s->quads)[blockIdx.x];
+    const skv_table_mode *mode = &t->mode[quad & 15u];
+    unsigned char *at = (unsigned char *)skvi_cu_shared;
+    int *level = skvi_cu_room<int>(&at, 2 * SKVI_CU_STATES);
+    skvi_cu_search *v = skvi_cu_room<skvi_cu_search>(&at, SKVI_CU_WARPS) + warp;
+    unsigned char *codes = skvi_cu_room<unsigned char>(&at, 256);
+    uint32_t e = skvi_cu_scales(j, blockIdx.z, blockIdx.y)[ch];
+    const uint32_t h = mode->half;
+    const skvi_cu_trellis m = {level, h, mode->twice, h <= 4 ? 64u : h <= 8 ? 48u : 24u,
+                               (int)mode->fine, (int)mode->fine << (mode->bits - 1), mode->unit};
+    for (uint32_t i = threadIdx.x; i < 2 * SKVI_CU_STATES; i += SKVI_CU_BLOCK) {
+        const int8_t (*part)[16] = mode->part[i / SKVI_CU_STATES & h];
+        level[i] = m.fine * (part[0][i & 15u] + part[1][(i >> 4 & 15u) ^ (i & 15u)]);
+    }
+    __syncthreads();
+    e = e < sub->gain + 2 ? sub->gain + 2 : e > sub->gain + 14 ? sub->gain + 14 : e;
+    e = skvi_cu_channel(v, m, skvi_cu_latents(j, blockIdx.z, blockIdx.y) + (size_t)64 * ch,
+                        sub->use, e);
+    skvi_cu_pack(v, h, blockIdx.y >= t->n_groups, warp, codes);
+    if (!(threadIdx.x % 32)) skvi_cu_scales(j, blockIdx.z, blockIdx.y)[ch] = e;
+    __syncthreads();
+    unsigned char *to = skvi_cu_slot(j, blockIdx.z) + s->offset + (quad >> 4);
+    for (uint32_t i = threadIdx.x; i < 16 * h; i += SKVI_CU_BLOCK) to[i] = codes[i];
+}
+
+/* >>finish ------------------------------------------------------------------------------------
+   The rest of a page: nibbles, norms of what is lost, outlier rows, header. CPU: skvi_encode_error,
+   skvi_store_rows, skvi_encode_finish, skvi_encode_page. */
+#define SKVI_CU_FINISH_BYTES (64 * sizeof(float))
+__device__ __forceinline__ void skvi_cu_put16(unsigned char *p, uint32_t x)
+{
+    p[0] = (unsigned char)x;
+    p[1] = (unsigned char)(x >> 8);
+}
+__device__ __forceinline__ void skvi_cu_put32(unsigned char *p, uint32_t x)
+{
+    skvi_cu_put16(p, x);
+    skvi_cu_put16(p + 2, x >> 16);
+}
+
+/* Level of a token of channel b of a quad. */
+__device__ __forceinline__ int skvi_cu_level(const skv_table_mode &m, const unsigned char *codes,
+                                             int values, uint32_t b, uint32_t token)
+{
+    const uint32_t l = token % 4, step = token / 4, end = (step + 1) * m.half >> 1, i = end >> 3;
+    const uint32_t before = i ? codes[skvi_cu_place(values, l, b, i - 1)]
+                              : codes[skvi_cu_place(values, (l + 3) & 3u, b, m.half - 1)];
+    const uint32_t now = end & 7u ? codes[skvi_cu_place(values, l, b, i)] : 0;
+    const uint32_t w = (before | now << 8) >> (end & 7u) & 255u;
+    const int8_t (*part)[16] = m.part[step & m.half & 1u];
+    return part[0][w & 15u] + part[1][(w >> 4) ^ (w & 15u)];
+}
+
+/* Squared error of a token's codes, or of its row. */
+__device__ __forceinline__ float skvi_cu_lost(const skv_table *t, const skv_table_stream *s,
+                                              const float *u, const uint32_t *scales,
+                                              const unsigned char *sub, int values, uint32_t token,
+                                              int is_row)
+{
+    const uint32_t *quads = skvi_cu_at<uint32_t>(t, s->quads);
+    const float *variance = skvi_cu_at<float>(t, s->variance);
+    float err = 0;
+    for (uint32_t ch = 0; ch < s->n; ch++) {
+        const float x = u[64 * ch + token];
+        float diff = x;
+        if (is_row) diff = x - skvi_cu_from_f16(skvi_cu_to_f16(fminf(fmaxf(x, -65504.0f),
+                                                                      65504.0f)));
+        else if (ch < s->coded) {
+            const skv_table_mode &m = t->mode[quads[ch / 4] & 15u];
+            const int level = skvi_cu_level(m, sub + (quads[ch / 4] >> 4), values, ch % 4, token);
+            diff = x - (float)level * (m.unit * skvi_cu_scale(scales[ch]));
+        }
+        err += variance[ch] * diff * diff;
+    }
+    return err;
+}
+
+/* The nearest bf16 from above. */
+__device__ __forceinline__ uint32_t skvi_cu_to_bf16_up(float x)
+{
+    return (__float_as_uint(x) + 0xFFFFu) >> 16;
+}
+
+/* One thread: the largest error and the root of the mean. */
+__device__ __forceinline__ void skvi_cu_norms(const float *err, uint32_t n, unsigned char *sub)
+{
+    float top = 0;
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        sum += (double)err[i];
+        top = err[i] > top ? err[i] : top;
+    }
+    skvi_cu_put16(sub, skvi_cu_to_bf16_up(sqrtf(top) * 1.0001f));
+    skvi_cu_put16(sub + 2, skvi_cu_to_bf16_up((float)sqrt(sum / n)));
+}
+
+/* One thread: the page's header. */
+__device__ __forceinline__ void skvi_cu_header(const skvi_cu_encode_job &j, const skv_table *t,
+                                               uint32_t page, unsigned char *to)
+{
+    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream);
+    const skvi_cu_sub *sub = &j.sub[(size_t)page * j.streams];
+    const uint32_t count = skvi_cu_count(j.d.counts, page);
+    uint32_t bytes = t->least, rows = 0, bad = count ? 0 : 4, i;
+    for (i = 0; i < j.streams; i++) {
+        rows += sub[i].n_rows;
+        bytes += sub[i].n_rows * (2 + 2 * s[i].n);
+        bad |= sub[i].bad;
+    }
+    to[0] = (unsigned char)(bad ? 0 : t->page_format);
+    to[1] = (unsigned char)count;
+    skvi_cu_put16(to + 2, rows);
+    skvi_cu_put32(to + 4, bytes);
+    skvi_cu_put32(to + 8, j.d.positions[page]);
+    if (j.d.status)
+        j.d.status[page] = bad & 4u ? SKV_ERR_ARG : bad & 1u ? SKV_ERR_NOT_FINITE
+                                                             : bad ? SKV_ERR_RANGE : SKV_OK;
+}
+
+/* Grid: stream, page. */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_finish_kernel(skvi_cu_encode_job j)
+{
+    extern __shared__ uint4 skvi_cu_shared[];
+    const skv_table *t = (const skv_table *)j.d.tables;
+    const skv_table_stream *all = skvi_cu_at<skv_table_stream>(t, t->stream);
+    const skv_table_stream *s = all + blockIdx.x;
+    const skvi_cu_sub *subs = &j.sub[(size_t)blockIdx.y * j.streams], *sub = subs + blockIdx.x;
+    const uint32_t *scales = skvi_cu_scales(j, blockIdx.y, blockIdx.x), token = threadIdx.x;
+    const uint32_t count = skvi_cu_count(j.d.counts, blockIdx.y);
+    const float *u = skvi_cu_latents(j, blockIdx.y, blockIdx.x);
+    unsigned char *page = skvi_cu_slot(j, blockIdx.y), *to = page + s->offset;
+    unsigned char *row = page + t->least;
+    float *err = (float *)skvi_cu_shared;
+    uint32_t i, r;
+    if (token < count)
+        err[token] = skvi_cu_lost(t, s, u, scales, to, blockIdx.x >= t->n_groups, token,
+                                  !(sub->use >> token & 1u));
+    for (i = threadIdx.x; i < s->coded / 2; i += SKVI_CU_BLOCK)
+        to[SKVI_CU_SUB_HEADER + i] = (unsigned char)((scales[2 * i] - sub->gain) |
+                                                     (scales[2 * i + 1] - sub->gain) << 4);
+    for (i = 0; i < blockIdx.x; i++) row += subs[i].n_rows * (2 + 2 * all[i].n);
+    for (r = 0; r < sub->n_rows; r++, row += 2 + 2 * s->n) {
+        for (i = threadIdx.x; i < s->n; i += SKVI_CU_BLOCK)
+            skvi_cu_put16(row + 2 + 2 * i,
+                          skvi_cu_to_f16(fminf(fmaxf(u[64 * i + sub->row[r]], -65504.0f),
+                                               65504.0f)));
+        if (threadIdx.x) continue;
+        row[0] = (unsigned char)blockIdx.x;
+        row[1] = (unsigned char)(sub->row[r] | blockIdx.x >> 8 << 6);
+    }
+    __syncthreads();
+    if (threadIdx.x) return;
+    to[4] = (unsigned char)sub->gain;
+    if (count) skvi_cu_norms(err, count, to);
+    if (!blockIdx.x) skvi_cu_header(j, t, blockIdx.y, page);
+}
+
+/* >>dense -------------------------------------------------------------------------------------
+   Pages back to rows. CPU: skvi_decode_stream. */
+#define SKVI_CU_DECODE_BYTES \
+    (256 * SKVI_CU_LINE + 4 * SKVI_CU_STAGE + 64 * SKV_TABLE_MODES + 4 * SKVI_CU_SLAB + \
+     SKVI_CU_TILE_BYTES)
+typedef struct skvi_cu_decode_job {
+    skv_cuda_decode_desc d;
+} skvi_cu_decode_job;
+
+typedef struct skvi_cu_dense {          /* shared memory of a block */
+    uint32_t *levels, *stage;
+    uint4    *parts;
+    float    *step, *x, *by;
+} skvi_cu_dense;
+
+/* Latents of 32 channels of a slab of codes, `half` says which. */
+__device__ __forceinline__ void skvi_cu_dense_stage(const skvi_cu_dense &m, uint32_t half,
+                                                    uint32_t n, int values)
+{
+    for (uint32_t i = threadIdx.x; i < SKVI_CU_DEEP * 64; i += SKVI_CU_BLOCK) {
+        const uint32_t token = i % 64, k = i / 64, ch = 32 * half + k;
+        const uint32_t word = values ? m.levels[ch * SKVI_CU_LINE + token / 4]
+                                     : m.levels[token * SKVI_CU_LINE + ch / 4];
+        const int level = (int8_t)(word >> 8 * (values ? token % 4 : ch % 4));
+        m.x[k * SKVI_CU_PITCH + token] = ch < n ? (float)level * m.step[ch] : 0;
+    }
+}
+
+/* Outlier rows in place of codes: channels [ch, ch + 32). */
+__device__ __forceinline__ void skvi_cu_dense_rows(const skv_table *t, uint32_t stream,
+                                                   const unsigned char *page, uint32_t ch, float *x)
+{
+    const unsigned char *at = page + t->least, *end = page + skvi_cu_get32(page + 4), *row;
+    const uint32_t n = skvi_cu_at<skv_table_stream>(t, t->stream)[stream].n, k = threadIdx.x;
+    uint32_t token;
+    while ((row = skvi_cu_next_row(t, stream, end, &at, &token)) != NULL)
+        if (k < SKVI_CU_DEEP && ch + k < n)
+            x[k * SKVI_CU_PITCH + token] = skvi_cu_from_f16(skvi_cu_get16(row + 2 * (ch + k)));
+}
+
+/* acc += latents times what they are worth, for 32 elements from o0 on. */
+__device__ __forceinline__ void skvi_cu_dense_sum(const skv_table *t, uint32_t stream,
+                                                  const unsigned char *page, uint32_t o0,
+                                                  const skvi_cu_dense &m, float acc[4][4])
+{
+    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + stream;
+    const uint32_t *quads = skvi_cu_at<uint32_t>(t, s->quads);
+    const float *decode = skvi_cu_at<float>(t, s->decode);
+    const int values = stream >= t->n_groups;
+    for (uint32_t ch = 0; ch < s->n; ch += SKVI_CU_SLAB) {
+        const uint32_t left = ch < s->coded ? s->coded - ch : 0;
+        const uint32_t n = left < SKVI_CU_SLAB ? left : SKVI_CU_SLAB;
+        if (n) {
+            const unsigned char *sub = page + s->offset;
+            const uint32_t *q = quads + ch / 4, move = skvi_cu_stage(t, sub, q, n / 4, m.stage);
+            skvi_cu_steps(t, sub, q, ch, n / 4, m.step);
+            __syncthreads();
+            skvi_cu_slab(t, q, n / 4, values, move, m.stage, m.parts, m.levels);
+            __syncthreads();
+        }
+        for (uint32_t half = 0; half < 2 && ch + 32 * half < s->n; half++) {
+            const uint32_t first = ch + 32 * half;
+            skvi_cu_dense_stage(m, half, n, values);
+            for (uint32_t i = threadIdx.x; i < SKVI_CU_DEEP * 32; i += SKVI_CU_BLOCK) {
+                const uint32_t k = i / 32, o = o0 + i % 32;
+                m.by[k * SKVI_CU_OUTS + i % 32] =
+                    first + k < s->n && o < s->n ? decode[(size_t)(first + k) * s->n + o] : 0;
+            }
+            __syncthreads();
+            skvi_cu_dense_rows(t, stream, page, first, m.x);
+            __syncthreads();
+            skvi_cu_multiply(m.x, m.by, acc);
+            __syncthreads();
+        }
+    }
+}
+
+/* Grid: 32 elements of a head group's rows, stream, page. */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK, 5) skvi_cu_decode_kernel(skvi_cu_decode_job j)
+{
+    extern __shared__ uint4 skvi_cu_shared[];
+    const skv_table *t = (const skv_table *)j.d.tables;
+    const uint32_t stream = blockIdx.y, o0 = 32 * blockIdx.x;
+    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + stream;
+    const skv_out to = stream < t->n_groups ? j.d.k : j.d.v;
+    const unsigned char *page =
+        (const unsigned char *)j.d.pool + (size_t)j.d.slots[blockIdx.z] * j.d.page_bytes;
+    const int fine = page[0] == t->page_format;
+    const uint32_t most = skvi_cu_count(j.d.counts, blockIdx.z);
+    const uint32_t count = fine && page[1] < most ? page[1] : most;
+    unsigned char *at = (unsigned char *)skvi_cu_shared;
+    float acc[4][4] = {};
+    skvi_cu_dense m;
+    if (o0 >= s->n || !to.data) return;
+    m.levels = skvi_cu_room<uint32_t>(&at, 64 * SKVI_CU_LINE);
+    m.stage = skvi_cu_room<uint32_t>(&at, SKVI_CU_STAGE);
+    m.parts = skvi_cu_room<uint4>(&at, 4 * SKV_TABLE_MODES);
+    m.step = skvi_cu_room<float>(&at, SKVI_CU_SLAB);
+    m.x = skvi_cu_room<float>(&at, SKVI_CU_DEEP * SKVI_CU_PITCH);
+    m.by = skvi_cu_room<float>(&at, SKVI_CU_DEEP * SKVI_CU_OUTS);
+    skvi_cu_load_parts(t, (unsigned char *)m.parts);
+    __syncthreads();
+    if (fine) skvi_cu_dense_sum(t, stream, page, o0, m, acc);
+    #pragma unroll
+    for (uint32_t i = 0; i < 16; i++)
+        m.x[(threadIdx.x / 16 * 4 + i / 4) * SKVI_CU_PITCH + threadIdx.x % 16 * 4 + i % 4] =
+            acc[i / 4][i % 4];
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < 32 * count; i += SKVI_CU_BLOCK) {
+        const uint32_t o = o0 + i % 32, token = i / 32;
+        if (o >= s->n) continue;
+        const int64_t where = skvi_cu_start(to.token_stride, to.head_stride, t->shape.n_kv_heads,
+                                            s->dim, j.d.rows[64 * blockIdx.z + token],
+                                            stream % t->n_groups * t->head_group + o / s->dim);
+        float x = m.x[i % 32 * SKVI_CU_PITCH + token] + skvi_cu_at<float>(t, s->mean)[o];
+        if (s->turn && fine) x += skvi_cu_turned(t, s, o, skvi_cu_get32(page + 8) + token);
+        skvi_cu_write(to.data, to.dtype, where + o % s->dim,
+                      fine ? x : __uint_as_float(0x7FC00000u));
+    }
+}
+
 /* >>launch ------------------------------------------------------------------------------------ */
 /* Every kernel takes one struct. Shared memory above 48 KiB is asked for first. */
 template <class P>
@@ -1044,22 +1932,39 @@ static skv_result skvi_cu_launch(void (*kernel)(P), dim3 grid, size_t shared,
     return e == cudaSuccess ? SKV_OK : SKV_ERR_DEVICE;
 }
 
+static const skv_table *skvi_cu_host(const skv_table *t)
+{
+    return t && t->magic == SKV_TABLE_MAGIC && t->bytes >= sizeof *t ? t : NULL;
+}
+static const skv_table_stream *skvi_cu_host_stream(const skv_table *t)
+{
+    return (const skv_table_stream *)((const unsigned char *)t + t->stream);
+}
+
+/* Whether pages of a pool fit the tables. */
+static skv_result skvi_cu_pool_check(const skv_table *t, const void *pool, size_t page_bytes,
+                                     const void *slots)
+{
+    if (!pool || !slots || (size_t)pool % 16) return SKV_ERR_ARG;
+    return page_bytes % 16 || page_bytes < t->most ? SKV_ERR_SHAPE : SKV_OK;
+}
+
 /* Where things lie in the work space; returns its bytes, 0 where the description makes no sense. */
 static size_t skvi_cu_attend_plan(const skv_cuda_attend_desc *d, skvi_cu_job *j)
 {
-    const skv_table *t = d->host;
+    const skv_table *t = skvi_cu_host(d->host);
     const skv_table_stream *s;
     size_t n[5], at = 0, rows;
     uint32_t i, units;
     unsigned char *work = (unsigned char *)d->work;
-    if (!t || t->magic != SKV_TABLE_MAGIC || !d->n_seqs || d->n_seqs > 65535 || !d->n_queries)
+    if (!t || !d->n_seqs || d->n_seqs > 65535 || !d->n_queries)
         return 0;
     if (d->n_queries > 65536 || d->max_pages > 0x3FFFFFFu || !d->ring || d->ring > 0x7FFFFFFFu ||
         d->sinks > 0x7FFFFFFFu || d->split > 0xFFFFu)
         return 0;
     memset(j, 0, sizeof *j);
     j->d = *d;
-    s = (const skv_table_stream *)((const unsigned char *)t + t->stream);
+    s = skvi_cu_host_stream(t);
     for (i = 0; i < t->n_groups; i++) {
         if (s[i].n > j->width) j->width = s[i].n;
         if (s[t->n_groups + i].n > j->values) j->values = s[t->n_groups + i].n;
@@ -1104,8 +2009,7 @@ static skv_result skvi_cu_attend_check(const skv_cuda_attend_desc *d, size_t wor
         d->out.dtype > SKV_BF16 || (!d->pages.first && !d->pages.count))
         return SKV_ERR_ARG;
     if (!d->max_pages) return SKV_OK;
-    if (!d->pages.pool || !d->pages.slots || (size_t)d->pages.pool % 16) return SKV_ERR_ARG;
-    return d->pages.page_bytes % 16 || d->pages.page_bytes < d->host->most ? SKV_ERR_SHAPE : SKV_OK;
+    return skvi_cu_pool_check(d->host, d->pages.pool, d->pages.page_bytes, d->pages.slots);
 }
 
 SKVDEF skv_result skv_cuda_attend(const skv_cuda_attend_desc *desc, skv_cuda_stream stream)
@@ -1128,6 +2032,86 @@ SKVDEF skv_result skv_cuda_attend(const skv_cuda_attend_desc *desc, skv_cuda_str
     if (r == SKV_OK)
         r = skvi_cu_launch(skvi_cu_merge_kernel, rows, j.values * sizeof(float), stream, j);
     return r;
+}
+
+/* As skvi_cu_attend_plan, for pages to be made. */
+static size_t skvi_cu_encode_plan(const skv_cuda_encode_desc *d, skvi_cu_encode_job *j)
+{
+    const skv_table *t = skvi_cu_host(d->host);
+    unsigned char *work = (unsigned char *)d->work;
+    size_t n, at;
+    if (!t || !d->n_pages || d->n_pages > 65535) return 0;
+    memset(j, 0, sizeof *j);
+    j->d = *d;
+    j->streams = 2 * t->n_groups;
+    for (uint32_t i = 0; i < j->streams; i++) {
+        const skv_table_stream *s = skvi_cu_host_stream(t) + i;
+        if (s->n > j->wide) j->wide = s->n;
+        if (s->coded > j->wide) j->wide = s->coded;
+    }
+    j->wide = (j->wide + 3) / 4 * 4;
+    n = (size_t)d->n_pages * j->streams;
+    j->sub = (skvi_cu_sub *)(void *)work;
+    at = skvi_cu_room_bytes(n * sizeof *j->sub);
+    j->scale = work ? (uint32_t *)(void *)(work + at) : NULL;
+    at += skvi_cu_room_bytes(n * j->wide * sizeof *j->scale);
+    j->u = work ? (float *)(void *)(work + at) : NULL;
+    return at + n * j->wide * 64 * sizeof *j->u;
+}
+
+SKVDEF size_t skv_cuda_encode_work(const skv_cuda_encode_desc *desc)
+{
+    skvi_cu_encode_job j;
+    return desc ? skvi_cu_encode_plan(desc, &j) : 0;
+}
+
+static skv_result skvi_cu_encode_check(const skv_cuda_encode_desc *d, size_t work)
+{
+    if (!d->tables || !d->rows || !d->positions || !d->k.data || !d->v.data || !d->work ||
+        d->work_bytes < work || (size_t)d->work % 16 || (size_t)d->tables % 16)
+        return SKV_ERR_ARG;
+    if (d->k.dtype > SKV_BF16 || d->v.dtype > SKV_BF16) return SKV_ERR_ARG;
+    if (d->credit && (!d->first || !d->n_seqs || d->n_seqs > 65535)) return SKV_ERR_ARG;
+    return skvi_cu_pool_check(d->host, d->pool, d->page_bytes, d->slots);
+}
+
+SKVDEF skv_result skv_cuda_encode(const skv_cuda_encode_desc *desc, skv_cuda_stream stream)
+{
+    skvi_cu_encode_job j;
+    const size_t work = desc ? skvi_cu_encode_plan(desc, &j) : 0;
+    skv_result r = work ? skvi_cu_encode_check(desc, work) : SKV_ERR_ARG;
+    if (r != SKV_OK) return r;
+    const uint32_t n = desc->n_pages;
+    r = skvi_cu_launch(skvi_cu_latents_kernel, dim3((j.wide + 31) / 32, j.streams, n),
+                       SKVI_CU_LATENTS_BYTES, stream, j);
+    if (r == SKV_OK)
+        r = skvi_cu_launch(skvi_cu_choose_kernel, dim3(j.streams, desc->credit ? desc->n_seqs : n),
+                           SKVI_CU_CHOOSE_BYTES, stream, j);
+    if (r == SKV_OK)
+        r = skvi_cu_launch(skvi_cu_search_kernel, dim3(j.wide / 4, j.streams, n),
+                           SKVI_CU_SEARCH_BYTES, stream, j);
+    if (r == SKV_OK)
+        r = skvi_cu_launch(skvi_cu_finish_kernel, dim3(j.streams, n), SKVI_CU_FINISH_BYTES, stream,
+                           j);
+    return r;
+}
+
+SKVDEF skv_result skv_cuda_decode(const skv_cuda_decode_desc *desc, skv_cuda_stream stream)
+{
+    skvi_cu_decode_job j;
+    const skv_table *t = desc ? skvi_cu_host(desc->host) : NULL;
+    uint32_t wide = 0;
+    skv_result r;
+    if (!t || !desc->tables || (size_t)desc->tables % 16 || !desc->rows || !desc->n_pages ||
+        desc->n_pages > 65535 || desc->k.dtype > SKV_BF16 || desc->v.dtype > SKV_BF16)
+        return SKV_ERR_ARG;
+    r = skvi_cu_pool_check(t, desc->pool, desc->page_bytes, desc->slots);
+    if (r != SKV_OK) return r;
+    j.d = *desc;
+    for (uint32_t i = 0; i < 2 * t->n_groups; i++)
+        if (skvi_cu_host_stream(t)[i].n > wide) wide = skvi_cu_host_stream(t)[i].n;
+    const dim3 grid((wide + 31) / 32, 2 * t->n_groups, desc->n_pages);
+    return skvi_cu_launch(skvi_cu_decode_kernel, grid, SKVI_CU_DECODE_BYTES, stream, j);
 }
 
 #endif /* implementation */

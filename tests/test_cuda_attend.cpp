@@ -272,17 +272,21 @@ TEST(bad_sequences_give_nan)
     std::vector<float> out, lse, good;
     rig r = rig_new(&shapes[0], 411, 8);
     CHECK(rig_attend(&r, 1, &good, &lse) == SKV_OK);
-    for (int what = 0; what < 3; what++) {
-        const int32_t tokens = r.tokens[1], count = r.count[1];
+    memset(r.pool, 0, r.d.pages.page_bytes);        /* slot 0 holds no page */
+    for (int what = 0; what < 4; what++) {
+        int32_t &page = r.slots[r.d.pages.stride + 1];
+        const int32_t tokens = r.tokens[1], count = r.count[1], slot = page;
         if (what == 0) r.tokens[1] = 0;             /* fewer than queries */
         if (what == 1) r.tokens[1] += 100;          /* more recent ones than the ring */
         if (what == 2) r.count[1]++;                /* more pages than max_pages */
+        if (what == 3) page = 0;                    /* not a page of this format */
         CHECK(rig_attend(&r, 1, &out, &lse) == SKV_OK);
         for (size_t i = 0; i < out.size(); i++)
             CHECK(i < out.size() / 2 ? memcmp(&out[i], &good[i], 4) == 0 : out[i] != out[i]);
         CHECK(lse[0] == lse[0] && lse[lse.size() / 2] != lse[lse.size() / 2]);
         r.tokens[1] = tokens;
         r.count[1] = count;
+        page = slot;
     }
     rig_free(&r);
 }

@@ -2,18 +2,21 @@
  *
  *     g++ -std=c++17 -DSKV_CUDA_EMULATION -Itests/cuda_emulation -I. ...
  *
- * Blocks run one after the other; the threads of a block are fibers (ucontext). A fiber runs until
- * it meets a barrier or a warp operation, in an order that a seed permutes anew each round: lanes
- * are never in step by chance. Shared memory and cudaMalloc's are filled with numbers of the seed
- * before use. So what depends on a missing barrier, or on memory nobody wrote, changes with the
- * seed, and tests compare bytes over seeds. Threads that wait at different barriers, lanes missing
- * from a warp operation and threads that left before a barrier are faults: the launch fails,
- * emu::faults counts them, emu::message says what happened.
+ * Blocks run one after the other; the threads of a block are fibers (on x86-64 a switch of a few
+ * instructions, elsewhere ucontext). A fiber runs until it meets a barrier or a warp operation, in
+ * an order that a seed permutes anew each round: lanes are never in step by chance. Shared memory
+ * and cudaMalloc's are filled with numbers of the seed before use. So what depends on a missing
+ * barrier, or on memory nobody wrote, changes with the seed, and tests compare bytes over seeds.
+ * Threads that wait at different barriers, lanes missing from a warp operation and threads that
+ * left before a barrier are faults: the launch fails, emu::faults counts them, emu::message says
+ * what happened.
  *
  * Why not an emulator from a registry: pip, apt and npm have none for CUDA C++ (HIP-CPU is neither
  * packaged nor does it permute orders), and this is small.
  *
- * Not here: atomics, textures, streams that run beside each other, more than one shared array.
+ * Not here: atomics, textures, streams that run beside each other, more than one shared array. And
+ * a shuffle orders memory here, which on a device only __syncwarp and __syncthreads do: a missing
+ * __syncwarp beside a shuffle does not show.
  */
 #ifndef SKV_CUDA_EMULATION_H
 #define SKV_CUDA_EMULATION_H
@@ -22,8 +25,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <ucontext.h>
 #include <vector>
+#if !defined(__x86_64__) || defined(__CET__)
+#include <ucontext.h>
+#endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #define EMU_HIDE(p, n) ASAN_POISON_MEMORY_REGION(p, n)
@@ -58,9 +63,40 @@ static dim3 threadIdx, blockIdx, blockDim, gridDim;
 uint4 skvi_cu_shared[EMU_SHARED / 16];
 
 namespace emu {
+#if defined(__x86_64__) && !defined(__CET__)
+/* Keeps what a callee must, in `from`, and goes on as `to` left off. */
+struct context { void *sp; };
+extern "C" void emu_switch(context *from, const context *to);
+asm(".text\n.type emu_switch,@function\nemu_switch:\n"
+    "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
+    "mov %rsp,(%rdi)\nmov (%rsi),%rsp\n"
+    "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n"
+    ".size emu_switch,.-emu_switch\n.section .note.GNU-stack,\"\",@progbits\n.text\n");
+static inline void switch_to(context *from, context *to) { emu_switch(from, to); }
+static inline void begin(context *c, char *stack, size_t n, void (*entry)())
+{
+    void **top = (void **)(((size_t)stack + n) & ~(size_t)63);
+    *--top = NULL;                      /* where entry, which never returns, would return to */
+    *--top = (void *)entry;
+    for (int i = 0; i < 6; i++) *--top = NULL;
+    c->sp = top;
+}
+#else
+typedef ucontext_t context;
+static inline void switch_to(context *from, context *to) { swapcontext(from, to); }
+static inline void begin(context *c, char *stack, size_t n, void (*entry)())
+{
+    getcontext(c);
+    c->uc_stack.ss_sp = stack;
+    c->uc_stack.ss_size = n;
+    c->uc_link = NULL;
+    makecontext(c, entry, 0);
+}
+#endif
+
 enum state { RUN, BLOCK, WARP, DONE };
 struct fiber {
-    ucontext_t context;
+    emu::context context;
     std::vector<char> stack;
     state      is = DONE;
     int        line = 0;            /* where it waits */
@@ -68,7 +104,7 @@ struct fiber {
     uint32_t   given[2] = {0, 0};   /* to the others, by turns */
 };
 static std::vector<fiber> fibers;
-static ucontext_t home;
+static context home;
 static uint32_t me, n_threads, faults;
 static uint64_t random_state = 1;
 static char message[200];
@@ -100,7 +136,7 @@ static inline void wait(state s, int line)
 {
     fibers[me].is = s;
     fibers[me].line = line;
-    swapcontext(&fibers[me].context, &home);
+    switch_to(&fibers[me].context, &home);
 }
 
 /* A lane's word for the others of its warp; afterwards word(lane) tells theirs. */
@@ -125,31 +161,39 @@ template <class T> T shuffle(uint32_t mask, T x, uint32_t lane, int line)
     return x;
 }
 
+/* The least word of a warp's lanes, all of them there. */
+static inline uint32_t least(uint32_t x, int line)
+{
+    meet(0xFFFFFFFFu, x, line);
+    for (uint32_t i = 0; i < 32; i++) x = word(i) < x ? word(i) : x;
+    return x;
+}
+
 static void entry()
 {
     body(argument);
     fibers[me].is = DONE;
-    swapcontext(&fibers[me].context, &home);
+    switch_to(&fibers[me].context, &home);
 }
 
 /* All fibers that can, in a new order. 0: none could. */
 static inline int round()
 {
-    std::vector<uint32_t> order(n_threads);
-    int ran = 0;
+    static uint32_t order[1024];
+    uint32_t n = 0;
     for (uint32_t i = 0; i < n_threads; i++) {
-        const uint32_t k = (uint32_t)(random() % (i + 1));
-        order[i] = order[k];
+        if (fibers[i].is != RUN) continue;
+        const uint32_t k = (uint32_t)((random() >> 32) * (n + 1) >> 32);
+        order[n++] = order[k];
         order[k] = i;
     }
-    for (uint32_t i : order) {
-        if (fibers[i].is != RUN) continue;
+    for (uint32_t o = 0; o < n; o++) {
+        const uint32_t i = order[o];
         me = i;
         threadIdx = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
-        swapcontext(&home, &fibers[i].context);
-        ran = 1;
+        switch_to(&home, &fibers[i].context);
     }
-    return ran;
+    return n > 0;
 }
 
 /* Lets warps go on whose lanes have all met. -1: fault. */
@@ -158,19 +202,20 @@ static inline int release_warps()
     int any = 0;
     for (uint32_t w = 0; w < n_threads; w += 32)
         for (uint32_t i = w; i < w + 32 && i < n_threads; i++) {
-            const fiber f = {{}, {}, fibers[i].is, fibers[i].line, fibers[i].mask, 0, {0, 0}};
+            const fiber &f = fibers[i];
+            const uint32_t mask = f.mask;
             if (f.is != WARP) continue;
             for (uint32_t l = 0; l < 32; l++) {
-                if (!(f.mask >> l & 1u)) continue;
+                if (!(mask >> l & 1u)) continue;
                 const fiber &o = fibers[w + l];
-                if (w + l < n_threads && o.is == WARP && o.line == f.line && o.mask == f.mask)
+                if (w + l < n_threads && o.is == WARP && o.line == f.line && o.mask == mask)
                     continue;
                 me = i;
                 fault("a lane is missing from a warp operation");
                 return -1;
             }
             for (uint32_t l = 0; l < 32; l++)
-                if (f.mask >> l & 1u) fibers[w + l].is = RUN;
+                if (mask >> l & 1u) fibers[w + l].is = RUN;
             any = 1;
         }
     return any;
@@ -207,11 +252,7 @@ static inline int run_block(size_t shared)
         f.stack.resize(256 * 1024);
         f.is = RUN;
         f.count = 0;
-        getcontext(&f.context);
-        f.context.uc_stack.ss_sp = f.stack.data();
-        f.context.uc_stack.ss_size = f.stack.size();
-        f.context.uc_link = &home;
-        makecontext(&f.context, entry, 0);
+        begin(&f.context, f.stack.data(), f.stack.size(), entry);
     }
     while (go > 0) {
         while (round()) { }
@@ -228,6 +269,10 @@ static inline int run_block(size_t shared)
 #define __shfl_xor_sync(mask, x, by) \
     emu::shuffle(mask, x, (emu::me ^ (uint32_t)(by)) & 31u, __LINE__)
 
+#define __reduce_min_sync(mask, x) emu::least(x, __LINE__)
+
+static inline unsigned umin(unsigned a, unsigned b) { return a < b ? a : b; }
+static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int __dp4a(int a, int b, int c)
 {
     for (int i = 0; i < 32; i += 8) c += (int8_t)((unsigned)a >> i) * (int8_t)((unsigned)b >> i);
