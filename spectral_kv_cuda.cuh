@@ -296,27 +296,15 @@ static __device__ __forceinline__ unsigned char *skvi_cu_page(const skv_cuda_pag
 #define SKVI_CU_SLAB 64u                /* channels at a time */
 #define SKVI_CU_LINE 20u                /* words from one token (values: channel) to the next: 16
                                            and room that keeps banks apart */
-#define SKVI_CU_STAGE (SKVI_CU_SLAB * 64 / 4 + 8)   /* words of a slab's codes and what is beside */
+#define SKVI_CU_QUAD 68u                /* words of a staged quad: 17 rows of 16 bytes, the first
+                                           has what comes before each stream */
+#define SKVI_CU_STAGE (SKVI_CU_SLAB / 4 * SKVI_CU_QUAD + 4)
 
-typedef struct skvi_cu_codes {          /* of one thread */
-    const uint32_t *stage;
-    uint32_t at, first, h, values;      /* bytes: of the stream's byte 0; of what was before it */
-} skvi_cu_codes;
-
-/* A word at any byte. */
-__device__ __forceinline__ uint32_t skvi_cu_word(const uint32_t *stage, uint32_t at)
+/* The windows of four streams that end at bit `end` of codes, from the row before them on. */
+__device__ __forceinline__ uint32_t skvi_cu_window(const uint32_t *rows, uint32_t end)
 {
-    return __funnelshift_r(stage[at >> 2], stage[(at >> 2) + 1], 8 * (at & 3u));
-}
-
-/* Bytes i of the four streams; 0 is the last of the lane before, i > h is nothing. */
-__device__ __forceinline__ uint32_t skvi_cu_bytes(const skvi_cu_codes &c, uint32_t i)
-{
-    uint32_t w;
-    if (i > c.h) return 0;
-    if (i) return skvi_cu_word(c.stage, c.at + 16 * (i - 1));
-    w = skvi_cu_word(c.stage, c.first);
-    return c.values ? w << 8 | w >> 24 : w;
+    const uint32_t *at = rows + (end >> 3) * 4, s = end & 7u, keep = 0x01010101u * (255u >> s);
+    return (at[0] >> s & keep) | (at[4] << (8 - s) & ~keep);
 }
 
 /* Entries of t's nibbles in a table of 16 bytes: of nibbles 0 to 3, and 4 to 7. */
@@ -343,26 +331,19 @@ __device__ __forceinline__ void skvi_cu_levels(const uint4 *part, uint32_t w0, u
     *l1 = __byte_perm(x, y, 0x7531);
 }
 
-/* Eight steps from step 8 half on; write(step, four words of levels) gets them by fours. */
+/* Eight steps from step 8 half on of codes of h half bits; write(step, four words of levels) gets
+   them by fours. */
 template <class W>
-__device__ __forceinline__ void skvi_cu_expand(const skvi_cu_codes &c, const uint4 *part,
+__device__ __forceinline__ void skvi_cu_expand(const uint32_t *rows, uint32_t h, const uint4 *part,
                                                uint32_t half, W write)
 {
-    const uint4 *odd = part + 2 * (c.h & 1u);
-    uint32_t i = half * c.h >> 1, at = 4 * half * c.h & 7u, step, k;
-    uint32_t now = skvi_cu_bytes(c, i), next = skvi_cu_bytes(c, i + 1), w[4], l[4];
-    for (step = 0; step < 8; step += 4) {
+    const uint4 *odd = part + 2 * (h & 1u);
+    uint32_t w[4], l[4];
+    #pragma unroll
+    for (uint32_t step = 0; step < 8; step += 4) {
         #pragma unroll
-        for (k = 0; k < 4; k++) {
-            at += (c.h + (k & 1u)) >> 1;
-            if (at >= 8) {
-                at -= 8;
-                now = next;
-                next = skvi_cu_bytes(c, ++i + 1);
-            }
-            const uint32_t keep = 0x01010101u * (255u >> at);
-            w[k] = (now >> at & keep) | (next << (8 - at) & ~keep);
-        }
+        for (uint32_t k = 0; k < 4; k++)
+            w[k] = skvi_cu_window(rows, ((8 * half + step + k + 1) * h) >> 1);
         skvi_cu_levels(part, w[0], w[2], &l[0], &l[2]);
         skvi_cu_levels(odd, w[1], w[3], &l[1], &l[3]);
         write(8 * half + step, l);
@@ -384,45 +365,53 @@ __device__ __forceinline__ void skvi_cu_load_parts(const skv_table *t, unsigned 
     }
 }
 
-/* Codes of the slab from channel ch on, n quads of it, into shared memory: by sixteens, so from up
-   to 15 bytes before. Returns what to add to offsets in the sub. Slots end at multiples of 16. */
-__device__ __forceinline__ uint32_t skvi_cu_stage(const skv_table *t, const unsigned char *sub,
-                                                  const uint32_t *quads, uint32_t n,
-                                                  uint32_t *stage)
+/* 16 bytes from anywhere; no word is read that has none of them. */
+__device__ __forceinline__ uint4 skvi_cu_load16(const unsigned char *p)
 {
-    const uint32_t first = quads[0] >> 4, last = quads[n - 1];
-    const uint32_t end = (last >> 4) + 16 * t->mode[last & 15u].half;
-    const uint32_t before = (uint32_t)((size_t)(sub + first) & 15u);
-    const uint4 *from = (const uint4 *)(sub + first - before);
-    uint32_t i;
-    for (i = threadIdx.x; 16 * i < end - first + before; i += SKVI_CU_BLOCK)
-        ((uint4 *)stage)[i] = from[i];
-    return before - first;
+    const uint32_t *from = (const uint32_t *)((size_t)p & ~(size_t)3), s = 8 * ((size_t)p & 3u);
+    const uint32_t w1 = from[1], w2 = from[2], w3 = from[3], w4 = s ? from[4] : 0;
+    return make_uint4(__funnelshift_r(from[0], w1, s), __funnelshift_r(w1, w2, s),
+                      __funnelshift_r(w2, w3, s), __funnelshift_r(w3, w4, s));
+}
+
+/* Codes of n quads of a slab into shared memory, 8 threads a quad. What comes before a stream is
+   the last byte of the lane before. */
+__device__ __forceinline__ void skvi_cu_stage(const skv_table *t, const unsigned char *sub,
+                                              const uint32_t *quads, uint32_t n, int values,
+                                              uint32_t *stage)
+{
+    const uint32_t q = threadIdx.x / 8;
+    if (q >= n) return;
+    const uint32_t quad = quads[q], h = t->mode[quad & 15u].half;
+    uint4 *to = (uint4 *)(stage + q * SKVI_CU_QUAD);
+    for (uint32_t row = threadIdx.x % 8; row < h; row += 8) {
+        const uint4 x = skvi_cu_load16(sub + (quad >> 4) + 16 * row);
+        to[row + 1] = x;
+        if (row + 1 == h)
+            to[0] = values ? make_uint4(x.x << 8 | x.x >> 24, x.y << 8 | x.y >> 24,
+                                        x.z << 8 | x.z >> 24, x.w << 8 | x.w >> 24)
+                           : make_uint4(x.w, x.x, x.y, x.z);
+    }
 }
 
 /* Levels of a staged slab: keys [64 tokens][16 words of channels], values [64 channels][16 words of
    tokens], LINE words apart. Lines and words beyond n quads are left as they are. */
 __device__ __forceinline__ void skvi_cu_slab(const skv_table *t, const uint32_t *quads, uint32_t n,
-                                             uint32_t values, uint32_t move, const uint32_t *stage,
-                                             const uint4 *parts, uint32_t *levels)
+                                             int values, const uint32_t *stage, const uint4 *parts,
+                                             uint32_t *levels)
 {
     const uint32_t task = threadIdx.x & 63u, half = threadIdx.x >> 6;
     const uint32_t quad = values ? task >> 2 : task & 15u, line = values ? task & 3u : task >> 4;
-    skvi_cu_codes c;
     if (quad >= n) return;
-    const uint32_t mode = quads[quad] & 15u, codes = (quads[quad] >> 4) + move;
-    c.stage = stage;
-    c.h = t->mode[mode].half;
-    c.values = values;
-    c.at = codes + 4 * line;
-    c.first = codes + 16 * (c.h - 1) + 4 * (values ? line : (line + 3) & 3u);
+    const uint32_t mode = quads[quad] & 15u, h = t->mode[mode].half;
+    const uint32_t *rows = stage + quad * SKVI_CU_QUAD + line;
     if (values)
-        skvi_cu_expand(c, parts + 4 * mode, half, [&](uint32_t step, const uint32_t *l) {
+        skvi_cu_expand(rows, h, parts + 4 * mode, half, [&](uint32_t step, const uint32_t *l) {
             *(uint4 *)(levels + (4 * quad + line) * SKVI_CU_LINE + step) =
                 make_uint4(l[0], l[1], l[2], l[3]);
         });
     else
-        skvi_cu_expand(c, parts + 4 * mode, half, [&](uint32_t step, const uint32_t *l) {
+        skvi_cu_expand(rows, h, parts + 4 * mode, half, [&](uint32_t step, const uint32_t *l) {
             for (uint32_t k = 0; k < 4; k++)
                 levels[(4 * (step + k) + line) * SKVI_CU_LINE + quad] = l[k];
         });
@@ -793,11 +782,11 @@ __device__ __forceinline__ void skvi_cu_page_scores(const skvi_cu_job &j,
     for (uint32_t ch = 0; ch < s->coded; ch += SKVI_CU_SLAB, quads += SKVI_CU_SLAB / 4) {
         const uint32_t n = (s->coded - ch < SKVI_CU_SLAB ? s->coded - ch : SKVI_CU_SLAB) / 4;
         const int wide = skvi_cu_wide(j, x.t, quads[0]);
-        const uint32_t move = skvi_cu_stage(x.t, sub, quads, n, x.stage);
+        skvi_cu_stage(x.t, sub, quads, n, 0, x.stage);
         skvi_cu_steps(x.t, sub, quads, ch, n, x.step);
         __syncthreads();
         skvi_cu_quantise(j, x, ch, 4 * n, wide);
-        skvi_cu_slab(x.t, quads, n, 0, move, x.stage, x.parts, x.levels);
+        skvi_cu_slab(x.t, quads, n, 0, x.stage, x.parts, x.levels);
         __syncthreads();
         skvi_cu_product<ROWS, 0>(x.levels, x.bytes, wide, [&](uint32_t r, uint32_t line, int sum) {
             x.score[64 * r + line] += x.unit[r] * (float)sum;
@@ -871,10 +860,10 @@ __device__ __forceinline__ void skvi_cu_page_values(const skvi_cu_job &j,
                     x.score[64 * r + token] * skvi_cu_from_f16(skvi_cu_get16(row + 2 * c));
     for (uint32_t ch = 0; ch < s->coded; ch += SKVI_CU_SLAB, quads += SKVI_CU_SLAB / 4) {
         const uint32_t n = (s->coded - ch < SKVI_CU_SLAB ? s->coded - ch : SKVI_CU_SLAB) / 4;
-        const uint32_t move = skvi_cu_stage(x.t, sub, quads, n, x.stage);
+        skvi_cu_stage(x.t, sub, quads, n, 1, x.stage);
         skvi_cu_steps(x.t, sub, quads, ch, n, x.step);
         __syncthreads();
-        skvi_cu_slab(x.t, quads, n, 1, move, x.stage, x.parts, x.levels);
+        skvi_cu_slab(x.t, quads, n, 1, x.stage, x.parts, x.levels);
         __syncthreads();
         skvi_cu_product<ROWS, 1>(x.levels, x.bytes, wide, [&](uint32_t r, uint32_t line, int sum) {
             if (line < 4 * n && ch + line < s->n)
@@ -1248,6 +1237,7 @@ __device__ __forceinline__ uint32_t skvi_cu_page_scale(const float *u, uint64_t 
     const float reach = 0.75f * skvi_cu_reach(m);
     float sum[4] = {0, 0, 0, 0}, top = 0, best = -1;
     uint32_t t, i, s, count = 0;
+    #pragma unroll 4
     for (t = 0; t < 64; t += 4)
         #pragma unroll
         for (i = 0; i < 4; i++) {
@@ -1263,6 +1253,7 @@ __device__ __forceinline__ uint32_t skvi_cu_page_scale(const float *u, uint64_t 
     for (s = rms; s <= rms + 12 && s < 269; s++) {
         const float scale = skvi_cu_scale(s);
         float cost = 64 * m.distortion * scale * scale;
+        #pragma unroll 4
         for (t = 0; t < 64; t++) {
             const float beyond = fabsf(u[t]) - reach * scale;
             cost += use >> t & 1u && beyond > 0 ? beyond * beyond : 0;
@@ -1848,10 +1839,11 @@ __device__ __forceinline__ void skvi_cu_dense_sum(const skv_table *t, uint32_t s
         const uint32_t n = left < SKVI_CU_SLAB ? left : SKVI_CU_SLAB;
         if (n) {
             const unsigned char *sub = page + s->offset;
-            const uint32_t *q = quads + ch / 4, move = skvi_cu_stage(t, sub, q, n / 4, m.stage);
+            const uint32_t *q = quads + ch / 4;
+            skvi_cu_stage(t, sub, q, n / 4, values, m.stage);
             skvi_cu_steps(t, sub, q, ch, n / 4, m.step);
             __syncthreads();
-            skvi_cu_slab(t, q, n / 4, values, move, m.stage, m.parts, m.levels);
+            skvi_cu_slab(t, q, n / 4, values, m.stage, m.parts, m.levels);
             __syncthreads();
         }
         for (uint32_t half = 0; half < 2 && ch + 32 * half < s->n; half++) {
