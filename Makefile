@@ -1,7 +1,8 @@
 # spectral_kv: everything is built into build/. `make help` lists the targets.
 # Options: V=1 (show commands), CC, CFLAGS, LDFLAGS, BUILD=dir, WERROR=1, OPENMP= (off), LAPACKE= (off),
 # TEST_CFLAGS (for tests alone), SKV_MODEL_DIR=dir, TEST_ARGS (tests/README.md), DEMO_ARGS,
-# QUALITY_ARGS (tools/quality.py).
+# QUALITY_ARGS (tools/quality.py), CUDA=1 (skv-llm --device cuda; NVCC, NVCCFLAGS), CUDA=emulation (the
+# same on the CPU, for tests).
 
 BUILD  := build
 PYTHON := python3
@@ -40,6 +41,20 @@ named     = $(patsubst $1/%.c,$(BUILD)/$2%,$(wildcard $1/$3.c))
 ENGINE   := $(filter-out %/main.o,$(patsubst %.c,$(BUILD)/llm/%.o,\
               $(notdir $(wildcard examples/llm/*.c)))) \
             $(patsubst bench/%.c,$(BUILD)/%.o,$(wildcard bench/baselines/*.c))
+ifneq (,$(filter-out 0,$(CUDA)))
+NVCC      ?= nvcc
+NVCCFLAGS ?= -O3 -arch=native
+ENGINE    += $(BUILD)/llm/kv_cuda.o
+CPPFLAGS  += -DLLM_CUDA
+ifeq ($(CUDA),emulation)
+COMPILE_CUDA = $(CXX) -x c++ -std=c++17 -O2 -Wno-unknown-pragmas -DSKV_CUDA_EMULATION -Itests/cuda_emulation
+LINK_LLM  = $(CXX) $(CFLAGS) $(LDFLAGS)
+else
+COMPILE_CUDA = $(NVCC) -std=c++17 $(NVCCFLAGS)
+LINK_LLM  = $(NVCC) $(NVCCFLAGS) $(addprefix -Xcompiler ,$(LDFLAGS) $(OPENMP))
+endif
+endif
+LINK_LLM ?= $(CC) $(CFLAGS) $(LDFLAGS)
 TESTS    := $(call named,tests,tests/,test_*)
 FUZZERS  := $(call named,tests,tests/,fuzz_*)
 BENCHES  := $(call named,bench,,bench_*)
@@ -125,7 +140,7 @@ help:                       ## this list
 
 # rewritten when the flags change, which rebuilds everything
 FLAGS := $(BUILD)/flags
-$(if $(CFLAGS),$(shell mkdir -p $(BUILD); echo '$(COMPILE) $(LDFLAGS) $(LAPACKE)' >$(FLAGS).new; \
+$(if $(CFLAGS),$(shell mkdir -p $(BUILD); echo '$(COMPILE) $(COMPILE_CUDA) $(LDFLAGS) $(LAPACKE)' >$(FLAGS).new; \
     cmp -s $(FLAGS).new $(FLAGS) || cp $(FLAGS).new $(FLAGS); rm $(FLAGS).new))
 
 tests: $(TESTS)             # built only; tests/run runs them
@@ -135,6 +150,11 @@ $(BUILD)/llm/%.o: examples/llm/%.c $(FLAGS)
 	@mkdir -p $(@D)
 	@echo '  CC $<'
 	$(COMPILE) -c $< -o $@
+
+$(BUILD)/llm/%.o: examples/llm/%.cu spectral_kv_cuda.cuh spectral_kv.h $(FLAGS)
+	@mkdir -p $(@D)
+	@echo '  CUDA $<'
+	$(COMPILE_CUDA) -I. -Iexamples/llm -c $< -o $@
 
 $(BUILD)/baselines/%.o: bench/baselines/%.c $(FLAGS)
 	@mkdir -p $(@D)
@@ -147,7 +167,7 @@ $(BUILD)/libllm.a: $(ENGINE)        # an archive, so that a test links only what
 
 $(BUILD)/skv-llm: $(BUILD)/llm/main.o $(BUILD)/libllm.a
 	@echo '  LD $@'
-	$(CC) $(CFLAGS) $(LDFLAGS) $^ -o $@ $(LIBS)
+	$(LINK_LLM) $^ -o $@ $(if $(findstring nvcc,$(LINK_LLM)),-lm,$(LIBS))
 
 $(filter $(BUILD)/tests/test_llm_% $(BUILD)/tests/fuzz_%,$(TESTS) $(FUZZERS)): $(BUILD)/libllm.a
 $(TESTS) $(FUZZERS): $(BUILD)/tests/%: tests/%.c $(FLAGS)

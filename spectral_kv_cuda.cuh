@@ -29,8 +29,8 @@
    HOW TO USE IT, PER LAYER
      1. skv_codec_tables or skv_cache_tables on the host; copy the block to the device once.
      2. Pages into slots of a pool in device memory, slot numbers into a table there: by
-        skv_cuda_encode, or from the CPU (skv_encode, skv_cache_page) by cudaMemcpyAsync; they hold
-        no pointers, so they move as they are, to host pools and back.
+        skv_cuda_encode, or from the CPU (skv_encode, skv_cache_page). They hold no pointers, so
+        they move as they are: skv_cuda_copy_pages, to pools in host memory and back.
      3. skv_cuda_attend_work bytes of device memory, for as long as the launches run.
      4. skv_cuda_attend on a stream.
      Calls launch one to four kernels, allocate nothing and wait for nothing, so a graph may capture
@@ -78,8 +78,9 @@ extern "C" {
 typedef struct CUstream_st *skv_cuda_stream;    /* a cudaStream_t */
 
 /* >>pages -------------------------------------------------------------------------------------
-   A pool of pages of one layer in device memory: slots of page_bytes each, a multiple of 16 and at
-   least skv_table.most, the pool itself at a multiple of 16. Page i of sequence s lies in slot
+   A pool of pages of one layer in device memory: slots of page_bytes each, a multiple of 16, the
+   pool itself at a multiple of 16. A page needs skv_table.least to .most bytes; in slots with less
+   skv_cuda_encode leaves out outlier rows. Page i of sequence s lies in slot
        slots[first[s] + i], i < first[s + 1] - first[s]     where first is given (FlashInfer's
                                                             indptr and indices), else
        slots[s * stride + i], i < count[s]                  (vLLM's block table)
@@ -129,7 +130,8 @@ SKVDEF skv_result skv_cuda_attend(const skv_cuda_attend_desc *desc, skv_cuda_str
    t < counts[p] (NULL: 64) is row rows[64 p + t] of k and v, as of a ring or of a paged cache.
    Outliers: credit[s][i] has the bytes that outlier rows of sub i of sequence s may still take.
    A page adds its allowance and takes off what it spends, as in a cache, so a sequence's pages
-   come in their order, first[s] to first[s + 1] - 1. NULL: at most 8 rows a sub, as skv_encode.
+   come in their order, first[s] to first[s + 1] - 1. NULL: at most 8 rows a sub, as skv_encode. In
+   slots of least + x (most - least) bytes a sub has at most 8 x rows in both cases.
    A page with a number that is not finite or beyond 1e9 gets status SKV_ERR_NOT_FINITE or
    SKV_ERR_RANGE and page format 0: skv_decode refuses it, attention over it gives NaN. */
 typedef struct skv_cuda_encode_desc {
@@ -167,6 +169,13 @@ typedef struct skv_cuda_decode_desc {
 } skv_cuda_decode_desc;
 
 SKVDEF skv_result skv_cuda_decode(const skv_cuda_decode_desc *desc, skv_cuda_stream stream);
+
+/* Copies n slots of page_bytes: from[i] of one pool to to[i] of another, either of them in device
+   or in host memory; from and to are the host's. Neighbours that stay neighbours go in one piece.
+   Host memory that is not pinned (cudaMallocHost) makes the call wait. */
+SKVDEF skv_result skv_cuda_copy_pages(void *to_pool, const int32_t *to, const void *from_pool,
+                                      const int32_t *from, size_t n, size_t page_bytes,
+                                      skv_cuda_stream stream);
 
 #ifdef __cplusplus
 }
@@ -884,7 +893,7 @@ __device__ __forceinline__ void skvi_cu_one_page(const skvi_cu_job &j, const skv
     const int wide = x.s[1]->coded ? skvi_cu_wide(j, x.t, quads[0]) : 0;
     uint64_t tokens, out = 0;
     uint32_t token, k;
-    if (page[0] != x.t->page_format || page[1] != 64) {
+    if (page[0] != x.t->page_format || page[1] != 64 || end > page + j.d.pages.page_bytes) {
         if (threadIdx.x < x.n) x.sum[threadIdx.x] = __uint_as_float(0x7FC00000u);
         __syncthreads();
         return;
@@ -1120,6 +1129,7 @@ typedef struct skvi_cu_sub {
 typedef struct skvi_cu_encode_job {
     skv_cuda_encode_desc d;
     uint32_t     streams, wide;         /* wide: channels of the widest, whole quads */
+    uint32_t     room;                  /* outlier rows of a sub, at most */
     float       *u;                     /* [n_pages][streams][wide][64] latents */
     uint32_t    *scale;                 /* [n_pages][streams][wide] asked for, then taken */
     skvi_cu_sub *sub;                   /* [n_pages][streams] */
@@ -1394,7 +1404,7 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_choose_kernel(skvi_cu_e
     const uint32_t end = credit ? j.d.first[blockIdx.y + 1] : blockIdx.y + 1;
     for (uint32_t page = first; page < end && page < j.d.n_pages; page++) {
         skvi_cu_sub *sub = &j.sub[(size_t)page * j.streams + blockIdx.x];
-        const uint32_t room = umin(skvi_cu_credit(credit, s) / (2 + 2 * s->n), SKVI_CU_ROWS_MOST);
+        const uint32_t room = umin(skvi_cu_credit(credit, s) / (2 + 2 * s->n), j.room);
         skvi_cu_choose(j, t, page, blockIdx.x, room, err, sub, picked);
         __syncthreads();
         if (credit && !threadIdx.x) *credit -= sub->n_rows * (2 + 2 * s->n);
@@ -1873,7 +1883,7 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK, 5) skvi_cu_decode_kernel(skvi_c
     const skv_out to = stream < t->n_groups ? j.d.k : j.d.v;
     const unsigned char *page =
         (const unsigned char *)j.d.pool + (size_t)j.d.slots[blockIdx.z] * j.d.page_bytes;
-    const int fine = page[0] == t->page_format;
+    const int fine = page[0] == t->page_format && skvi_cu_get32(page + 4) <= j.d.page_bytes;
     const uint32_t most = skvi_cu_count(j.d.counts, blockIdx.z);
     const uint32_t count = fine && page[1] < most ? page[1] : most;
     unsigned char *at = (unsigned char *)skvi_cu_shared;
@@ -1938,7 +1948,7 @@ static skv_result skvi_cu_pool_check(const skv_table *t, const void *pool, size_
                                      const void *slots)
 {
     if (!pool || !slots || (size_t)pool % 16) return SKV_ERR_ARG;
-    return page_bytes % 16 || page_bytes < t->most ? SKV_ERR_SHAPE : SKV_OK;
+    return page_bytes % 16 || page_bytes < t->least ? SKV_ERR_SHAPE : SKV_OK;
 }
 
 /* Where things lie in the work space; returns its bytes, 0 where the description makes no sense. */
@@ -2036,6 +2046,9 @@ static size_t skvi_cu_encode_plan(const skv_cuda_encode_desc *d, skvi_cu_encode_
     memset(j, 0, sizeof *j);
     j->d = *d;
     j->streams = 2 * t->n_groups;
+    j->room = SKVI_CU_ROWS_MOST;
+    if (d->page_bytes < t->most && d->page_bytes >= t->least)
+        j->room = (uint32_t)(j->room * (d->page_bytes - t->least) / (t->most - t->least));
     for (uint32_t i = 0; i < j->streams; i++) {
         const skv_table_stream *s = skvi_cu_host_stream(t) + i;
         if (s->n > j->wide) j->wide = s->n;
@@ -2104,6 +2117,28 @@ SKVDEF skv_result skv_cuda_decode(const skv_cuda_decode_desc *desc, skv_cuda_str
         if (skvi_cu_host_stream(t)[i].n > wide) wide = skvi_cu_host_stream(t)[i].n;
     const dim3 grid((wide + 31) / 32, 2 * t->n_groups, desc->n_pages);
     return skvi_cu_launch(skvi_cu_decode_kernel, grid, SKVI_CU_DECODE_BYTES, stream, j);
+}
+
+SKVDEF skv_result skv_cuda_copy_pages(void *to_pool, const int32_t *to, const void *from_pool,
+                                      const int32_t *from, size_t n, size_t page_bytes,
+                                      skv_cuda_stream stream)
+{
+    size_t i, run;
+    if (!to_pool || !from_pool || !page_bytes || (n && (!to || !from))) return SKV_ERR_ARG;
+    for (i = 0; i < n; i++)
+        if (to[i] < 0 || from[i] < 0) return SKV_ERR_ARG;
+    for (i = 0; i < n; i += run) {
+        for (run = 1; i + run < n && to[i + run] == to[i] + (int32_t)run &&
+                      from[i + run] == from[i] + (int32_t)run; run++) { }
+        const cudaError_t e =
+            cudaMemcpyAsync((char *)to_pool + (size_t)to[i] * page_bytes,
+                            (const char *)from_pool + (size_t)from[i] * page_bytes,
+                            run * page_bytes, cudaMemcpyDefault, stream);
+        if (e == cudaSuccess) continue;
+        (void)cudaGetLastError();
+        return SKV_ERR_DEVICE;
+    }
+    return SKV_OK;
 }
 
 #endif /* implementation */

@@ -54,7 +54,7 @@ def bad_arguments():
                   ["profile", "--model", "m"],
                   ["profile", "--price", "cheap"], ["profile", "--group", "0"],
                   ["profile", "--group", "auto:"], ["profile", "--group", "auto:-1"],
-                  ["inspect"], ["plot"],
+                  ["generate", "--device", "tpu"], ["inspect"], ["plot"],
                   ["plot", "rows.jsonl"], ["plot", "--html", "-"]):
         refused(*words)
 
@@ -137,6 +137,9 @@ def head_groups():
                    "norm", "--group", "auto:" + price, "--out", out)
         check(done.returncode == 0, done.stderr)
         check("Head groups of %d, " % size in done.stdout, done.stdout)
+    words = ["generate", "--model", model(), "--prompt", "x", "--kv", "fast:4", "--profile", out]
+    refused(*words, "--device", "cuda")                 # built without CUDA, and says so
+    check("CUDA=1" in run(*words, "--device", "cuda").stderr, "no word of CUDA=1")
 
 
 def tools_start():

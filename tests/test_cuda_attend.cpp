@@ -306,7 +306,7 @@ TEST(arguments_are_checked)
     CHECK(skv_cuda_attend(&d, NULL) == SKV_OK);
     bad = d, bad.work_bytes = skv_cuda_attend_work(&d) - 1;
     CHECK(skv_cuda_attend(&bad, NULL) == SKV_ERR_ARG);
-    bad = d, bad.pages.page_bytes -= 16;
+    bad = d, bad.pages.page_bytes = 16;
     CHECK(skv_cuda_attend(&bad, NULL) == SKV_ERR_SHAPE);
     bad = d, bad.n_seqs = 0;
     CHECK(skv_cuda_attend(&bad, NULL) == SKV_ERR_ARG && !skv_cuda_attend_work(&bad));

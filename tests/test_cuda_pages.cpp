@@ -326,6 +326,28 @@ TEST(credits_are_a_caches)
     rig_free(&r);
 }
 
+/* Slots too small for all outlier rows that there might be: fewer rows, whole pages. */
+TEST(small_slots_leave_out_rows)
+{
+    for (uint32_t most = 0; most < 3; most++) {
+        rig r = rig_new(&shapes[0]);
+        uint32_t before = 0, rows = 0;
+        CHECK(rig_encode(&r) == SKV_OK);
+        for (uint32_t p = 0; p < PAGES; p++)
+            before += r.pool[(size_t)r.slots[p] * r.d.page_bytes + 2];
+        r.d.page_bytes = (r.t->least + most * (r.t->most - r.t->least) / 8 + 15) / 16 * 16;
+        CHECK(rig_encode(&r) == SKV_OK);
+        for (uint32_t p = 0; p < PAGES; p++) {
+            size_t bytes;
+            const unsigned char *page = rig_page(&r, p, &bytes);
+            CHECK(bytes <= r.d.page_bytes && rig_error(&r, p, page, bytes) < 0.3);
+            rows += page[2];
+        }
+        CHECK(rows <= 2 * most * PAGES && rows < before && (most == 0) == (rows == 0));
+        rig_free(&r);
+    }
+}
+
 TEST(bad_numbers_make_no_page)
 {
     const skv_result want[] = {SKV_ERR_NOT_FINITE, SKV_ERR_NOT_FINITE, SKV_ERR_RANGE};
@@ -353,6 +375,29 @@ TEST(bad_numbers_make_no_page)
     }
 }
 
+TEST(pages_move_between_pools)
+{
+    enum { BYTES = 48, SLOTS = 9 };
+    unsigned char host[SLOTS * BYTES], device[SLOTS * BYTES], back[SLOTS * BYTES];
+    const int32_t from[] = {0, 1, 2, 7, 5}, to[] = {3, 4, 5, 8, 0}, bad[] = {3, 4, 5, -1, 0};
+    emu::fill(host, sizeof host);
+    memset(device, 0, sizeof device);
+    memcpy(back, host, sizeof host);
+    emu::copies = 0;
+    CHECK(skv_cuda_copy_pages(device, to, host, from, 5, BYTES, NULL) == SKV_OK);
+    CHECK(emu::copies == 3);                            /* three neighbours in one piece */
+    for (int i = 0; i < 5; i++) {
+        CHECK(!memcmp(device + to[i] * BYTES, host + from[i] * BYTES, BYTES));
+        memset(back + from[i] * BYTES, 0, BYTES);
+    }
+    for (int i = 0; i < BYTES; i++) CHECK(!device[BYTES + i] && !device[7 * BYTES + i]);
+    CHECK(skv_cuda_copy_pages(back, from, device, to, 5, BYTES, NULL) == SKV_OK);
+    CHECK(!memcmp(back, host, sizeof host));
+    CHECK(skv_cuda_copy_pages(device, bad, host, from, 5, BYTES, NULL) == SKV_ERR_ARG);
+    CHECK(skv_cuda_copy_pages(NULL, to, host, from, 5, BYTES, NULL) == SKV_ERR_ARG);
+    CHECK(skv_cuda_copy_pages(device, NULL, host, NULL, 0, BYTES, NULL) == SKV_OK);
+}
+
 TEST(arguments_are_checked)
 {
     rig r = rig_new(&shapes[0]);
@@ -363,7 +408,7 @@ TEST(arguments_are_checked)
     CHECK(skv_cuda_encode(&d, NULL) == SKV_ERR_ARG);
     d = r.d, d.n_pages = 65536;
     CHECK(skv_cuda_encode(&d, NULL) == SKV_ERR_ARG && !skv_cuda_encode_work(&d));
-    d = r.d, d.page_bytes -= 16;
+    d = r.d, d.page_bytes = 16;
     CHECK(skv_cuda_encode(&d, NULL) == SKV_ERR_SHAPE);
     d = r.d, d.pool = r.pool + 4;
     CHECK(skv_cuda_encode(&d, NULL) == SKV_ERR_ARG);
@@ -393,7 +438,9 @@ int main(int argc, char **argv)
     RUN(order_of_threads_does_not_matter);
     RUN(rows_may_lie_anywhere);
     RUN(credits_are_a_caches);
+    RUN(small_slots_leave_out_rows);
     RUN(bad_numbers_make_no_page);
+    RUN(pages_move_between_pools);
     RUN(arguments_are_checked);
     return TEST_END();
 }

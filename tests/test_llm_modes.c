@@ -81,6 +81,7 @@ static double run(const char *word, const baseline_grams *g, double *error)
     env.c = &c;
     env.profile = NULL;
     env.grams = g;
+    env.cuda = 0;
     if (llm_mode_parse(&mode, word, strlen(word), err) || llm_mode_parse(&exact, "exact", 5, err))
         return -1;
     bad = llm_lane_open(&lane, &mode, &env, TOKENS, err);

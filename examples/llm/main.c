@@ -2,15 +2,17 @@
  *
  *   skv-llm generate --model M.gguf --prompt TEXT [-n N] [--kv MODE] [--profile P.skv] [--seed S]
  *                    [--temp T] [--top-k K] [--top-p P] [--raw] [--threads N] [--json FILE]
+ *                    [--device cpu|cuda]
  *   skv-llm profile  --model M.gguf --text FILE... --out P.skv [--bpe B | --energy E | --error X]
  *                    [--tokens N] [--group G|joint|auto:BITS] [--price measured|norm] [--cold FILE]
  *                    [--json FILE] [--threads N]
  *   skv-llm inspect  P.skv [--bpe B] [--json]
  *   skv-llm judge    --model M.gguf --text FILE [--ctx N] [--start N] --kv MODE[,MODE...]
  *                    [--profile P.skv] [--cold FILE] [--grams FILE] [--json FILE] [--html FILE]
- *                    [--threads N]
+ *                    [--threads N] [--device cpu|cuda]
  *   skv-llm compare  --model M.gguf --text FILE... [--ctx N] [-n N] --kv MODE[,MODE...]
  *                    [--profile P.skv] [--cold FILE] [--grams FILE] [--json FILE] [--threads N]
+ *                    [--device cpu|cuda]
  *   skv-llm plot     ROWS.jsonl... --html FILE
  *   skv-llm capture  --model M.gguf --text FILE --layers L[,L...] [--tokens N] --out FILE
  *   skv-llm grams    --model M.gguf --text FILE... --out FILE [--tokens N] [--threads N]
@@ -46,7 +48,7 @@ typedef struct options {
     const char *model, *profile, *grams, *cold, *out, *prompt, *kv, *json, *html;
     char *texts[MAX_TEXTS];
     int n_texts, n, ctx, start, tokens, threads, raw, top_k, joint, group, json_flag;
-    int layers[MAX_LAYERS], n_layers, price_norm;
+    int layers[MAX_LAYERS], n_layers, price_norm, cuda;
     double temp, top_p, group_price;
     unsigned long long seed;
     skv_target target;
@@ -62,7 +64,7 @@ typedef struct engine {
 static const char usage_text[] =
     "usage: skv-llm generate --model M.gguf --prompt TEXT [-n N] [--kv MODE] [--profile P.skv]\n"
     "                        [--seed S] [--temp T] [--top-k K] [--top-p P] [--raw] [--threads N]\n"
-    "                        [--json FILE]\n"
+    "                        [--json FILE] [--device cpu|cuda]\n"
     "       skv-llm profile  --model M.gguf --text FILE... --out P.skv\n"
     "                        [--bpe B | --energy E | --error X] [--tokens N]\n"
     "                        [--group G|joint|auto:BITS]\n"
@@ -70,10 +72,11 @@ static const char usage_text[] =
     "       skv-llm inspect  P.skv [--bpe B] [--json]\n"
     "       skv-llm judge    --model M.gguf --text FILE [--ctx N] [--start N] --kv MODE[,MODE...]\n"
     "                        [--profile P.skv] [--cold FILE] [--grams FILE] [--json FILE]\n"
-    "                        [--html FILE] [--threads N]\n"
+    "                        [--html FILE] [--threads N] [--device cpu|cuda]\n"
     "       skv-llm compare  --model M.gguf --text FILE... [--ctx N] [-n N] --kv MODE[,MODE...]\n"
     "                        [--profile P.skv] [--cold FILE] [--grams FILE] [--json FILE]\n"
-    "                        [--threads N]   (time of a token after a prompt of N)\n"
+    "                        [--threads N] [--device cpu|cuda]\n"
+    "                        (time of a token after a prompt of N)\n"
     "       skv-llm plot     ROWS.jsonl... --html FILE   (rows of judge --json: means)\n"
     "       skv-llm capture  --model M.gguf --text FILE --layers L[,L...] [--tokens N] --out FILE\n"
     "       skv-llm grams    --model M.gguf --text FILE... --out FILE [--tokens N]\n"
@@ -82,6 +85,7 @@ static const char usage_text[] =
     "      | cold:BPE                  (pages for storage; their profile is --cold FILE)\n"
     "      | " CLASSIC_WORDS "\n"
     "      | " BASELINE_WORDS "\n"
+    "--device cuda: pages of the first three on a GPU, where skv-llm was built with CUDA=1.\n"
     "JSON and HTML go to FILE, or to standard output when FILE is -.\n";
 
 static int usage(const char *what, const char *word)
@@ -156,6 +160,9 @@ static int take_value(options *o, const char *name, const char *value)
         o->group_price = -1;
         if (!strncmp(value, "auto:", 5)) bad = to_float(value + 5, 0, 16, &o->group_price);
         else if (!o->joint) bad = to_int(value, 1, &o->group);
+    } else if (!strcmp(name, "--device")) {
+        o->cuda = !strcmp(value, "cuda");
+        bad = o->cuda || !strcmp(value, "cpu") ? 0 : -1;
     } else if (!strcmp(name, "--price")) {
         o->price_norm = !strcmp(value, "norm");
         bad = o->price_norm || !strcmp(value, "measured") ? 0 : -1;
@@ -557,6 +564,7 @@ static int files_open(mode_files *f, const options *o, const engine *e, char *er
     f->env.profile = f->profile;
     f->env.grams = f->grams;
     f->env.cold = f->cold;
+    f->env.cuda = o->cuda;
     return 0;
 }
 
@@ -741,6 +749,7 @@ static int talk_open(talk *t, const options *o, char *err)
     env.profile = t->profile;
     env.grams = t->grams;
     env.cold = NULL;
+    env.cuda = o->cuda;
     if (llm_lane_open(&t->lane, &mode, &env, t->max, err)) return -1;
     t->timed.kv = t->lane.kv;
     return llm_run_new(&t->run, t->e.m, err) ||

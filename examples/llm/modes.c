@@ -3,6 +3,7 @@
 #include "baselines.h"
 #include "codecs_classic.h"
 #include "codecs_cold.h"
+#include "kv_cuda.h"
 #include "kv_spectral.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +41,20 @@ static int open_exact(llm_lane *lane, const llm_mode *m, const llm_mode_env *env
     return 0;
 }
 
+static int open_cuda(llm_lane *lane, const llm_mode *m, const llm_mode_env *env,
+                     const skv_model *model, int max_tokens, char *err)
+{
+#ifdef LLM_CUDA
+    if (llm_kv_cuda_new(&lane->cuda, env->profile, model, &m->target, max_tokens, err)) return -1;
+    lane->kv = llm_kv_cuda_ops(lane->cuda);
+    return 0;
+#else
+    (void)lane, (void)m, (void)env, (void)model, (void)max_tokens;
+    snprintf(err, GGUF_ERR_BYTES, "this skv-llm has no CUDA: build it with `make CUDA=1`");
+    return -1;
+#endif
+}
+
 static int open_spectral(llm_lane *lane, const llm_mode *m, const llm_mode_env *env,
                          int max_tokens, char *err)
 {
@@ -51,8 +66,10 @@ static int open_spectral(llm_lane *lane, const llm_mode *m, const llm_mode_env *
         return -1;
     }
     model = llm_skv_model(env->c, 0, layers);
-    bad = llm_kv_spectral_new(&lane->cache, env->profile, &model, &m->target, max_tokens, err);
-    if (!bad) lane->kv = llm_kv_spectral_ops(lane->cache);
+    bad = env->cuda ? open_cuda(lane, m, env, &model, max_tokens, err)
+                    : llm_kv_spectral_new(&lane->cache, env->profile, &model, &m->target,
+                                          max_tokens, err);
+    if (!bad && lane->cache) lane->kv = llm_kv_spectral_ops(lane->cache);
     free(layers);
     return bad;
 }
@@ -176,6 +193,9 @@ void llm_lane_free(llm_lane *lane)
     llm_kv_exact_free(lane->exact);
     llm_kv_coded_free(lane->coded);
     skv_cache_free(lane->cache);
+#ifdef LLM_CUDA
+    llm_kv_cuda_free(lane->cuda);
+#endif
 }
 
 void llm_lane_measure(const llm_lane *lane, llm_lane_stats *s)
@@ -188,7 +208,11 @@ void llm_lane_measure(const llm_lane *lane, llm_lane_stats *s)
         s->bpe_pages = llm_kv_coded_bpe_pages(lane->coded);
         s->bytes = llm_kv_coded_bytes(lane->coded);
     }
-    if (lane->cache && skv_cache_usage(lane->cache, &s->usage) == SKV_OK) {
+    if (lane->cache) (void)skv_cache_usage(lane->cache, &s->usage);
+#ifdef LLM_CUDA
+    if (lane->cuda) llm_kv_cuda_usage(lane->cuda, &s->usage);
+#endif
+    if (lane->cache || lane->cuda) {
         s->bpe = s->usage.bpe;
         s->bpe_pages = s->usage.bpe_pages;
         s->bytes = s->usage.bytes;
@@ -197,7 +221,7 @@ void llm_lane_measure(const llm_lane *lane, llm_lane_stats *s)
 
 const char *llm_lane_error(const llm_lane *lane, int code)
 {
-    if (lane->cache) return skv_result_text((skv_result)code);
+    if (lane->cache || lane->cuda) return skv_result_text((skv_result)code);
     if (code == LLM_KV_FULL) return "the cache is full";
     return lane->coded ? "the codec refused its rows" : "the forward pass failed";
 }

@@ -25,6 +25,7 @@ typedef struct llm_mode_env {
     const skv_profile *profile;
     const struct baseline_grams *grams;
     const skv_cold_profile *cold;
+    int cuda;                       /* fast, small and spectral on a GPU */
 } llm_mode_env;
 
 /* One sequence under one mode; exactly one of the caches is there. */
@@ -33,6 +34,7 @@ typedef struct llm_lane {
     llm_kv_exact *exact;
     llm_kv_coded *coded;
     skv_cache *cache;
+    struct llm_kv_cuda *cuda;
 } llm_lane;
 
 typedef struct llm_lane_stats {
