@@ -20,11 +20,11 @@
        sliding windows, f32, f16 and bf16; as long as 8 rows of a joint head group's channels fit
        into the device's shared memory (about 1,300 channels on sm_75, 6,500 on sm_90): else
        SKV_ERR_DEVICE. Up to 3 query rows of a head group meet codes by dp4a, more on tensor cores,
-       8 at a time.
+       prompts 32 rows at a time.
      - skv_cuda_encode makes many pages at once out of rows that lie anywhere (a ring, a paged f16
        cache), skv_cuda_decode gives rows back.
-     Not here yet: prompts on tensor cores (attention takes many queries, but expands a page again
-     for every 8 rows), calibration, cold pages.
+     Not here yet: exact tokens on tensor cores (they go through float sums), calibration, cold
+     pages.
 
    HOW TO USE IT, PER LAYER
      1. skv_codec_tables or skv_cache_tables on the host; copy the block to the device once.
@@ -479,38 +479,44 @@ __device__ __forceinline__ void skvi_cu_mma(int *c, uint32_t a, uint32_t b)
 #endif
 }
 
-/* skvi_cu_product for 8 rows: a warp takes 16 lines. */
-template <int UNSIGNED, class F>
+/* skvi_cu_product for rows by eights: a warp takes 16 lines. */
+template <uint32_t ROWS, int UNSIGNED, class F>
 __device__ __forceinline__ void skvi_cu_product_mma(const uint32_t *levels, const uint32_t *a,
-                                                    int wide, F emit)
+                                                    int wide, uint32_t upto, F emit)
 {
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, at = lane % 4;
-    const uint32_t *x = levels + (16 * warp + row) * SKVI_CU_LINE + at;
-    int c[2][2] = {{0, 0}, {0, 0}}, i;
-    for (i = 0; i <= wide; i++, a += 8 * 16) {
-        #pragma unroll
-        for (uint32_t k = 0; k < 4; k++) c[k / 2][k % 2] *= 128;
-        #pragma unroll
-        for (uint32_t k = 0; k < 16; k += 4) {
-            const uint32_t y = a[16 * row + k + at];
-            skvi_cu_mma<UNSIGNED>(c[0], y, x[k]);
-            skvi_cu_mma<UNSIGNED>(c[1], y, x[8 * SKVI_CU_LINE + k]);
-        }
-    }
+    const uint32_t *from = levels + (16 * warp + row) * SKVI_CU_LINE + at;
+    uint32_t x[2][4], k;
     #pragma unroll
-    for (uint32_t k = 0; k < 4; k++)
-        emit(row, 16 * warp + 8 * (k / 2) + 2 * at + k % 2, c[k / 2][k % 2]);
+    for (k = 0; k < 8; k++) x[k / 4][k % 4] = from[k / 4 * 8 * SKVI_CU_LINE + 4 * (k % 4)];
+    #pragma unroll 1
+    for (uint32_t r = row; r < row + upto; r += 8) {
+        int c[2][2] = {{0, 0}, {0, 0}};
+        for (int i = 0; i <= wide; i++) {
+            #pragma unroll
+            for (k = 0; k < 4; k++) c[k / 2][k % 2] *= 128;
+            #pragma unroll
+            for (k = 0; k < 4; k++) {
+                const uint32_t y = a[16 * (ROWS * (uint32_t)i + r) + 4 * k + at];
+                skvi_cu_mma<UNSIGNED>(c[0], y, x[0][k]);
+                skvi_cu_mma<UNSIGNED>(c[1], y, x[1][k]);
+            }
+        }
+        #pragma unroll
+        for (k = 0; k < 4; k++)
+            emit(r, 16 * warp + 8 * (k / 2) + 2 * at + k % 2, c[k / 2][k % 2]);
+    }
 }
 
-/* emit(row, line, sum of a[row][64] levels[line][64]) for all lines and ROWS rows; a is [high or
+/* emit(row, line, sum of a[row][64] levels[line][64]) for all lines and `upto` rows; a is [high or
    low][ROWS][16] words, and with `wide` the numbers are 128 high + low. Every pair is one
-   thread's. 8 rows go to tensor cores. */
+   thread's. 8 rows and more go to tensor cores, `upto` is then a multiple of 8; else it is ROWS. */
 template <uint32_t ROWS, int UNSIGNED, class F>
 __device__ __forceinline__ void skvi_cu_product(const uint32_t *levels, const uint32_t *a, int wide,
-                                                F emit)
+                                                uint32_t upto, F emit)
 {
-    if (ROWS == 8) {
-        skvi_cu_product_mma<UNSIGNED>(levels, a, wide, emit);
+    if (ROWS >= 8) {
+        skvi_cu_product_mma<ROWS, UNSIGNED>(levels, a, wide, upto, emit);
         return;
     }
     const uint32_t line = threadIdx.x & 63u, r0 = threadIdx.x >> 6;
@@ -635,6 +641,7 @@ template <uint32_t ROWS> struct skvi_cu_tile {
     const skv_table *t;
     const skv_table_stream *s[2];
     uint32_t seq, g, first, n;      /* rows first .. first + n - 1 of the sequence */
+    uint32_t upto;                  /* n as whole eights; ROWS where that is less */
     uint32_t total, n_pages;        /* tokens and pages of the sequence */
     uint32_t *levels, *stage, *bytes;       /* bytes: [2][ROWS][16] */
     uint4    *parts;
@@ -759,7 +766,7 @@ __device__ __forceinline__ void skvi_cu_quantise(const skvi_cu_job &j, const skv
 {
     const uint32_t lane = threadIdx.x % 32;
     const float range = wide ? 8191.0f : 127.0f;
-    for (uint32_t r = threadIdx.x / 32; r < ROWS; r += SKVI_CU_WARPS) {
+    for (uint32_t r = threadIdx.x / 32; r < x.upto; r += SKVI_CU_WARPS) {
         const float *ql = j.ql + ((size_t)x.seq * j.rows + x.first + r) * j.width + ch;
         float y[2], top, inv;
         for (uint32_t i = 0; i < 2; i++) {
@@ -797,7 +804,8 @@ __device__ __forceinline__ void skvi_cu_page_scores(const skvi_cu_job &j,
         skvi_cu_quantise(j, x, ch, 4 * n, wide);
         skvi_cu_slab(x.t, quads, n, 0, x.stage, x.parts, x.levels);
         __syncthreads();
-        skvi_cu_product<ROWS, 0>(x.levels, x.bytes, wide, [&](uint32_t r, uint32_t line, int sum) {
+        skvi_cu_product<ROWS, 0>(x.levels, x.bytes, wide, x.upto,
+                                 [&](uint32_t r, uint32_t line, int sum) {
             x.score[64 * r + line] += x.unit[r] * (float)sum;
         });
         __syncthreads();
@@ -813,7 +821,7 @@ __device__ __forceinline__ void skvi_cu_softmax(const skvi_cu_job &j, const skvi
 {
     const uint32_t lane = threadIdx.x % 32, window = x.t->shape.sliding_window;
     const float range = wide ? 16383.0f : 255.0f, cap = x.t->shape.softcap;
-    for (uint32_t r = threadIdx.x / 32; r < ROWS; r += SKVI_CU_WARPS) {
+    for (uint32_t r = threadIdx.x / 32; r < x.upto; r += SKVI_CU_WARPS) {
         const uint32_t query = x.total - j.d.n_queries + (x.first + r) % j.d.n_queries;
         float s[2], w[2], top = x.top[r], keep = 1, mass, most;
         for (uint32_t i = 0; i < 2; i++) {
@@ -843,7 +851,7 @@ __device__ __forceinline__ void skvi_cu_softmax(const skvi_cu_job &j, const skvi
         x.paged[r] = x.paged[r] * keep + (is_page ? mass : 0);
     }
     __syncthreads();
-    for (uint32_t r = 0; r < ROWS; r++)
+    for (uint32_t r = 0; r < x.n; r++)
         if (x.keep[r] < 1) {
             for (uint32_t i = threadIdx.x; i < j.values; i += SKVI_CU_BLOCK)
                 x.ol[r * j.values + i] *= x.keep[r];
@@ -874,7 +882,8 @@ __device__ __forceinline__ void skvi_cu_page_values(const skvi_cu_job &j,
         __syncthreads();
         skvi_cu_slab(x.t, quads, n, 1, x.stage, x.parts, x.levels);
         __syncthreads();
-        skvi_cu_product<ROWS, 1>(x.levels, x.bytes, wide, [&](uint32_t r, uint32_t line, int sum) {
+        skvi_cu_product<ROWS, 1>(x.levels, x.bytes, wide, x.upto,
+                                 [&](uint32_t r, uint32_t line, int sum) {
             if (line < 4 * n && ch + line < s->n)
                 x.ol[r * j.values + ch + line] += x.unit[r] * x.step[line] * (float)sum;
         });
@@ -1006,6 +1015,7 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK, 3) skvi_cu_attend_kernel(skvi_c
     x.first += tile % j.tiles * ROWS;
     if (x.first >= end || !skvi_cu_sound(j, x.seq)) return;
     x.n = end - x.first < ROWS ? end - x.first : ROWS;
+    x.upto = ROWS < 8 ? ROWS : (x.n + 7) / 8 * 8;
     x.total = (uint32_t)j.d.tokens[x.seq];
     x.n_pages = (uint32_t)skvi_cu_page_count(j.d.pages, x.seq);
     skvi_cu_carve(j, (unsigned char *)skvi_cu_shared, x);
@@ -1951,6 +1961,19 @@ static skv_result skvi_cu_pool_check(const skv_table *t, const void *pool, size_
     return page_bytes % 16 || page_bytes < t->least ? SKV_ERR_SHAPE : SKV_OK;
 }
 
+/* Rows of a tile: from 4 on tensor cores take as long for 8. Prompts have 32 where the device's
+   shared memory holds them, so that codes are expanded a quarter as often. */
+static uint32_t skvi_cu_rows(uint32_t rows, const skv_table *t, uint32_t values)
+{
+    int device = 0, most = 0;
+    if (rows <= 8) return rows <= 2 ? 2 : rows <= 3 ? 4 : 8;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+        cudaSuccess)
+        (void)cudaGetLastError();
+    return skvi_cu_attend_bytes(32, t, values) <= (size_t)most ? 32 : 8;
+}
+
 /* Where things lie in the work space; returns its bytes, 0 where the description makes no sense. */
 static size_t skvi_cu_attend_plan(const skv_cuda_attend_desc *d, skvi_cu_job *j)
 {
@@ -1974,7 +1997,7 @@ static size_t skvi_cu_attend_plan(const skv_cuda_attend_desc *d, skvi_cu_job *j)
     j->rows = t->shape.n_q_heads * d->n_queries;
     i = t->head_group < t->shape.n_kv_heads ? t->head_group : t->shape.n_kv_heads;
     i *= t->shape.n_q_heads / t->shape.n_kv_heads * d->n_queries;
-    j->tile = i <= 2 ? 2 : i <= 3 ? 4 : 8;      /* from 4 on tensor cores take as long for 8 */
+    j->tile = skvi_cu_rows(i, t, j->values);
     j->tiles = (i + j->tile - 1) / j->tile;
     if ((uint64_t)j->tiles * t->n_groups > 65535) return 0;
     j->sink_units = (d->sinks + 63) / 64;
@@ -2029,8 +2052,10 @@ SKVDEF skv_result skv_cuda_attend(const skv_cuda_attend_desc *desc, skv_cuda_str
         r = skvi_cu_launch(skvi_cu_attend_kernel<2>, grid, shared, stream, j);
     else if (r == SKV_OK && j.tile == 4)
         r = skvi_cu_launch(skvi_cu_attend_kernel<4>, grid, shared, stream, j);
-    else if (r == SKV_OK)
+    else if (r == SKV_OK && j.tile == 8)
         r = skvi_cu_launch(skvi_cu_attend_kernel<8>, grid, shared, stream, j);
+    else if (r == SKV_OK)
+        r = skvi_cu_launch(skvi_cu_attend_kernel<32>, grid, shared, stream, j);
     if (r == SKV_OK)
         r = skvi_cu_launch(skvi_cu_merge_kernel, rows, j.values * sizeof(float), stream, j);
     return r;

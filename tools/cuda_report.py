@@ -33,8 +33,8 @@ SIZES = """#include <stdio.h>
 #include "spectral_kv.h"
 int main(void)
 {
-    const uint32_t shape[][3] = {{64, 4, 32}, {128, 8, 64}};        /* head_dim, rows, pairs */
-    for (int i = 0; i < 2; i++) {
+    const uint32_t shape[][3] = {{64, 4, 32}, {128, 8, 64}, {128, 32, 64}};  /* dim, rows, pairs */
+    for (int i = 0; i < 3; i++) {
         skv_table t;
         memset(&t, 0, sizeof t);
         t.shape.head_dim = t.shape.head_dim_v = shape[i][0];
@@ -68,7 +68,7 @@ probe(const skv_table *t, const unsigned char *sub, const uint32_t *quads, float
     __syncthreads();
     skvi_cu_slab(t, quads, 16, VALUES, stage, parts, levels);
     __syncthreads();
-    skvi_cu_product<ROWS, VALUES>(levels, bytes, 0, [&](uint32_t r, uint32_t line, int sum) {
+    skvi_cu_product<ROWS, VALUES>(levels, bytes, 0, ROWS, [&](uint32_t r, uint32_t line, int sum) {
         out[64 * r + line] += (float)sum;
     });
 }
@@ -179,7 +179,7 @@ def report_resources(bytes_of, found):
     print("## Registers, spills, shared memory, occupancy\n")
     print("Registers a thread / blocks of 128 threads a multiprocessor / share of its warps. Shared "
           "memory is that of\nSmolLM2's shape (head_dim 64; the attention kernel for 4 rows) and "
-          "Llama-3-8B's (head_dim 128, for 8 rows).\n")
+          "Llama-3-8B's (head_dim 128, for 8 and 32 rows).\n")
     rows = []
     for name in sorted(bytes_of):
         row = [name, "%.1f KiB" % (bytes_of[name] / 1024)]
