@@ -11,7 +11,7 @@ PYTHON := python3
 try = $(shell printf '$(foreach h,$3,\043include <$h>\n)int main(void){return 0;}\n' | \
         $(CC) $1 -x c - -o /dev/null $2 2>/dev/null && echo '$1 $2')
 
-ifneq (,$(filter-out check test fuzz nvcc model model-gemma texts clean help,\
+ifneq (,$(filter-out check test test-gpu fuzz nvcc model model-gemma texts clean help,\
           $(or $(MAKECMDGOALS),all)))   # the others compile nothing here
 CFLAGS  := $(or $(CFLAGS),$(strip $(call try,-O3 -march=native)),-O2)
 OPENMP  := $(or $(OPENMP),$(strip $(call try,-fopenmp,,omp.h)))
@@ -63,7 +63,7 @@ SKV_LLM  := $(if $(wildcard examples/llm/main.c),$(BUILD)/skv-llm)
 PASSAGES := $(shell grep -v '^\#' examples/text/calibration.list)
 
 .PHONY: all check test tests demo model model-gemma bench bench-attn bench-peers \
-        bench-presets bench-quality profile-attn texts fuzz fuzzers nvcc clean help
+        bench-presets bench-quality profile-attn texts fuzz fuzzers nvcc test-gpu clean help
 .DELETE_ON_ERROR:
 
 all: $(SKV_LLM) $(BENCHES) $(EXAMPLES)      ## everything into build/ (the default)
@@ -131,6 +131,13 @@ fuzz:                       ## fuzz every reader of bytes, FUZZ_SECONDS (60) eac
 
 nvcc:                       ## compile the headers with nvcc
 	@$(PYTHON) tests/build_matrix --only nvcc
+
+test-gpu:                   ## the tests of the CUDA kernels on a device, also under compute-sanitizer
+	@mkdir -p build/gpu
+	@for t in attend pages; do $(or $(NVCC),nvcc) -x cu -std=c++17 -O2 -lineinfo -arch=native -I. -Itests \
+	  tests/test_cuda_$$t.cpp -o build/gpu/test_cuda_$$t && build/gpu/test_cuda_$$t || exit 1; \
+	  for tool in memcheck racecheck synccheck; do echo "-- $$tool" && SKV_SANITIZED=1 \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 build/gpu/test_cuda_$$t || exit 1; done; done
 
 clean:                      ## remove build/ but keep the fetched models
 	@for d in build/*; do [ "$$d" = build/models ] || rm -rf "$$d"; done

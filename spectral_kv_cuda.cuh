@@ -1961,17 +1961,17 @@ static skv_result skvi_cu_pool_check(const skv_table *t, const void *pool, size_
     return page_bytes % 16 || page_bytes < t->least ? SKV_ERR_SHAPE : SKV_OK;
 }
 
-/* Rows of a tile: from 4 on tensor cores take as long for 8. Prompts have 32 where the device's
-   shared memory holds them, so that codes are expanded a quarter as often. */
+/* Rows of a tile: from 4 on tensor cores take as long for 8. Prompts have 32, so that codes are
+   expanded a quarter as often, where a multiprocessor's shared memory holds two such blocks. */
 static uint32_t skvi_cu_rows(uint32_t rows, const skv_table *t, uint32_t values)
 {
     int device = 0, most = 0;
     if (rows <= 8) return rows <= 2 ? 2 : rows <= 3 ? 4 : 8;
     if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) !=
         cudaSuccess)
         (void)cudaGetLastError();
-    return skvi_cu_attend_bytes(32, t, values) <= (size_t)most ? 32 : 8;
+    return 2 * (skvi_cu_attend_bytes(32, t, values) + 1024) <= (size_t)most ? 32 : 8;
 }
 
 /* Where things lie in the work space; returns its bytes, 0 where the description makes no sense. */

@@ -4,6 +4,7 @@
  *     g++ -std=c++17 -O1 -Wno-unknown-pragmas -DSKV_CUDA_EMULATION -Itests/cuda_emulation -I. \
  *         -Itests tests/test_cuda_attend.cpp -o test_cuda_attend
  */
+#include "cuda_device.h"
 #define SKV_NO_SIMD                 /* the reference: portable loops */
 #define SPECTRAL_KV_IMPLEMENTATION
 #define SPECTRAL_KV_CUDA
@@ -60,7 +61,8 @@ static void rig_pages(rig *r)
     r->outliers = 0;
     while (skv_cache_page(r->cache, 0, n, &page, &bytes) != SKV_ERR_ARG) n++;
     r->d.pages.page_bytes = (r->t->most + 15) / 16 * 16;
-    if (cudaMalloc((void **)&r->pool, (n + 1) * r->d.pages.page_bytes) != cudaSuccess) abort();
+    if (cudaMallocManaged((void **)&r->pool, (n + 1) * r->d.pages.page_bytes) != cudaSuccess)
+        abort();
     r->slots.assign(2 * (n + 3), -1);
     for (size_t i = 0; i < n; i++) {
         const size_t slot = n - i;              /* the last page first; slot 0 stays empty */
@@ -152,7 +154,9 @@ static skv_result rig_attend(rig *r, uint32_t n, std::vector<float> *out, std::v
     emu::fill(r->work.data(), r->work.size());
     d.work = r->work.data() + (16 - (size_t)r->work.data() % 16) % 16;
     d.work_bytes = r->work.size() - 16;
-    return skv_cuda_attend(&d, NULL);
+    const skv_result result = skv_cuda_attend(&d, NULL);
+    finish();
+    return result;
 }
 
 /* Attention in double over the rows that the cache stands for. */
@@ -304,6 +308,7 @@ TEST(arguments_are_checked)
     d.work = work.data();
     d.work_bytes = work.size() * 8;
     CHECK(skv_cuda_attend(&d, NULL) == SKV_OK);
+    finish();
     bad = d, bad.work_bytes = skv_cuda_attend_work(&d) - 1;
     CHECK(skv_cuda_attend(&bad, NULL) == SKV_ERR_ARG);
     bad = d, bad.pages.page_bytes = 16;
@@ -322,6 +327,7 @@ TEST(arguments_are_checked)
 int main(int argc, char **argv)
 {
     TEST_BEGIN(argc, argv);
+    device_needed();
     RUN(agrees_with_the_cpu);
     RUN(order_of_threads_does_not_matter);
     RUN(both_page_tables_and_any_split);

@@ -338,7 +338,7 @@ typedef struct CUstream_st *cudaStream_t;
 enum { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9,
        cudaErrorLaunchFailure = 719 };
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+enum { cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81 };
 static inline cudaError_t cudaGetDevice(int *device)
 {
     *device = 0;
@@ -362,6 +362,7 @@ static inline cudaError_t cudaMalloc(void **p, size_t n)
     if (*p) emu::fill(*p, n);
     return *p ? cudaSuccess : 2;
 }
+static inline cudaError_t cudaMallocManaged(void **p, size_t n) { return cudaMalloc(p, n); }
 enum cudaMemcpyKind {
     cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDefault = 4
 };
