@@ -132,8 +132,9 @@ SKVDEF skv_result skv_cuda_attend(const skv_cuda_attend_desc *desc, skv_cuda_str
    A page adds its allowance and takes off what it spends, as in a cache, so a sequence's pages
    come in their order, first[s] to first[s + 1] - 1. NULL: at most 8 rows a sub, as skv_encode. In
    slots of least + x (most - least) bytes a sub has at most 8 x rows in both cases.
-   A page with a number that is not finite or beyond 1e9 gets status SKV_ERR_NOT_FINITE or
-   SKV_ERR_RANGE and page format 0: skv_decode refuses it, attention over it gives NaN. */
+   A page with a number that is not finite or beyond 1e9, or with no token, gets status
+   SKV_ERR_NOT_FINITE, SKV_ERR_RANGE or SKV_ERR_ARG and page format 0: skv_decode refuses it,
+   attention over it gives NaN. */
 typedef struct skv_cuda_encode_desc {
     const skv_table *host;          /* the layer's tables (skv_codec_tables, skv_cache_tables) */
     const void      *tables;        /* the same bytes in device memory, at a multiple of 16 */
@@ -1038,7 +1039,6 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK, 3) skvi_cu_attend_kernel(skvi_c
         to[0] = x.top[r];
         to[1] = x.sum[r];
         to[2] = x.paged[r];
-        to[3] = 0;
     }
 }
 
@@ -1062,7 +1062,7 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_merge_kernel(skvi_cu_jo
     const skv_table_stream *s = skvi_cu_stream(t, 1, r.g);
     const uint32_t dv = t->shape.head_dim_v, heads = t->shape.n_q_heads, width = 4 + j.values + dv;
     const size_t token = (size_t)blockIdx.y * j.d.n_queries + r.query;
-    const float *part = j.part + ((size_t)blockIdx.y * j.rows + blockIdx.x) * j.splits * width;
+    float *part = j.part + ((size_t)blockIdx.y * j.rows + blockIdx.x) * j.splits * width;
     const int64_t to = skvi_cu_start(j.d.out.token_stride, j.d.out.head_stride, heads, dv,
                                      (int64_t)token, r.head);
     float *z = (float *)skvi_cu_shared, top = SKVI_CU_NEVER, sum = 0, paged = 0;
@@ -1072,14 +1072,16 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_merge_kernel(skvi_cu_jo
         return;
     }
     for (k = 0; k < j.splits; k++) top = fmaxf(top, part[k * width]);
+    for (k = threadIdx.x; k < j.splits; k += SKVI_CU_BLOCK)     /* what each counts */
+        part[k * width + 3] = expf(part[k * width] - top);
+    __syncthreads();
     for (k = 0; k < j.splits; k++) {
-        const float f = expf(part[k * width] - top);
-        sum += f * part[k * width + 1];
-        paged += f * part[k * width + 2];
+        sum += part[k * width + 3] * part[k * width + 1];
+        paged += part[k * width + 3] * part[k * width + 2];
     }
     for (i = threadIdx.x; i < j.values; i += SKVI_CU_BLOCK) {
         float x = 0;
-        for (k = 0; k < j.splits; k++) x += expf(part[k * width] - top) * part[k * width + 4 + i];
+        for (k = 0; k < j.splits; k++) x += part[k * width + 3] * part[k * width + 4 + i];
         z[i] = x;
     }
     __syncthreads();
@@ -1088,7 +1090,7 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_merge_kernel(skvi_cu_jo
         float x = paged * skvi_cu_at<float>(t, s->mean)[r.slice * dv + i];
         for (k = 0; paged > 0 && k < s->n; k++) x += z[k] * decode[(size_t)k * s->n + i];
         for (k = 0; k < j.splits; k++)
-            x += expf(part[k * width] - top) * part[k * width + 4 + j.values + i];
+            x += part[k * width + 3] * part[k * width + 4 + j.values + i];
         skvi_cu_write(j.d.out.data, j.d.out.dtype, to + i, x / sum);
     }
     if (j.d.lse && !threadIdx.x) j.d.lse[token * heads + r.head] = top + logf(sum);
