@@ -1413,6 +1413,12 @@ typedef unsigned char  skvi_u8x16 SKVI_VECTOR;
    are not. Nothing else that multiplies and adds floats may be inlined under it. */
 #if defined(SKVI_LA_AVX2) && (defined(__clang__) ? __clang_major__ >= 8 : __GNUC__ >= 9)
 #define SKVI_LA_AVX512 1
+#if defined(__cplusplus) && !defined(__clang__) && __GNUC__ < 13
+#define SKVI_QUIET 1            /* gcc's own headers warn in C++: its bug 105593 */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #ifndef SKVI_AVX512
 #define SKVI_AVX512 __attribute__((target("avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi," \
                                           "avx512vnni")))
@@ -12692,6 +12698,9 @@ SKVDEF skv_result skv_cold_decode(skv_cold *c, uint32_t layer, uint32_t position
 
 #ifdef __cplusplus
 }
+#endif
+#ifdef SKVI_QUIET
+#pragma GCC diagnostic pop
 #endif
 #endif /* SPECTRAL_KV_IMPLEMENTATION */
 
