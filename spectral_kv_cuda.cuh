@@ -198,6 +198,7 @@ SKVDEF skv_result skv_cuda_copy_pages(void *to_pool, const int32_t *to, const vo
 #define SKVI_CU_SUB_HEADER 5u           /* of a page's sub: two norms and the gain */
 #define SKVI_CU_NARROW 10u              /* most half bits that 8-bit queries meet: SKVI_NARROW */
 #define SKVI_CU_ROWS_MOST 8u            /* outlier rows of one sub */
+#define SKVI_CU_NAN __uint_as_float(0x7FC00000u)
 
 /* Takes n items off the front of the shared memory that is left, at multiples of 16 bytes. */
 template <class T> __device__ __forceinline__ T *skvi_cu_room(unsigned char **at, uint32_t n)
@@ -274,10 +275,23 @@ __device__ __forceinline__ const T *skvi_cu_at(const skv_table *t, uint32_t offs
 {
     return (const T *)((const unsigned char *)t + offset);
 }
-__device__ __forceinline__ const skv_table_stream *skvi_cu_stream(const skv_table *t, int kind,
-                                                                  uint32_t g)
+/* Streams are numbered as subs: K of every group, then V. */
+__device__ __forceinline__ const skv_table_stream *skvi_cu_stream(const skv_table *t, uint32_t i)
 {
-    return skvi_cu_at<skv_table_stream>(t, t->stream) + (kind ? t->n_groups : 0) + g;
+    return skvi_cu_at<skv_table_stream>(t, t->stream) + i;
+}
+
+/* Bytes of an outlier row. */
+__device__ __forceinline__ uint32_t skvi_cu_row_bytes(const skv_table_stream *s)
+{
+    return 2 + 2 * s->n;
+}
+
+/* Whether a slot holds a page that attention and decoding can read. */
+__device__ __forceinline__ int skvi_cu_whole(const skv_table *t, const unsigned char *page,
+                                             size_t page_bytes)
+{
+    return page[0] == t->page_format && skvi_cu_get32(page + 4) <= page_bytes;
 }
 
 /* cos and sin of (position + half / 2) freqs[p]. */
@@ -610,7 +624,7 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_query_kernel(skvi_cu_jo
     const skv_table *t = (const skv_table *)j.d.tables;
     const uint32_t d = t->shape.head_dim, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const skvi_cu_row r = skvi_cu_row_of(j, t, blockIdx.x);
-    const skv_table_stream *s = skvi_cu_stream(t, 0, r.g);
+    const skv_table_stream *s = skvi_cu_stream(t, r.g);
     const size_t row = (size_t)blockIdx.y * j.rows + blockIdx.x;
     const float *decode = skvi_cu_at<float>(t, s->decode) + r.slice * d;
     const float *mean = skvi_cu_at<float>(t, s->mean) + r.slice * d;
@@ -726,7 +740,7 @@ __device__ __forceinline__ const unsigned char *skvi_cu_next_row(const skv_table
     while (*at < end) {
         const unsigned char *row = *at;
         const uint32_t who = row[0] | (uint32_t)(row[1] >> 6) << 8;
-        *at += 2 + 2 * skvi_cu_at<skv_table_stream>(t, t->stream)[who].n;
+        *at += skvi_cu_row_bytes(skvi_cu_stream(t, who));
         *token = row[1] & 63u;
         if (who == sub) return row + 2;
     }
@@ -903,8 +917,8 @@ __device__ __forceinline__ void skvi_cu_one_page(const skvi_cu_job &j, const skv
     const int wide = x.s[1]->coded ? skvi_cu_wide(j, x.t, quads[0]) : 0;
     uint64_t tokens, out = 0;
     uint32_t token, k;
-    if (page[0] != x.t->page_format || page[1] != 64 || end > page + j.d.pages.page_bytes) {
-        if (threadIdx.x < x.n) x.sum[threadIdx.x] = __uint_as_float(0x7FC00000u);
+    if (!skvi_cu_whole(x.t, page, j.d.pages.page_bytes) || page[1] != 64) {
+        if (threadIdx.x < x.n) x.sum[threadIdx.x] = SKVI_CU_NAN;
         __syncthreads();
         return;
     }
@@ -1009,8 +1023,8 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK, 3) skvi_cu_attend_kernel(skvi_c
     uint32_t end, i, u;
     x.seq = blockIdx.z;
     x.g = tile / j.tiles;
-    x.s[0] = skvi_cu_stream(x.t, 0, x.g);
-    x.s[1] = skvi_cu_stream(x.t, 1, x.g);
+    x.s[0] = skvi_cu_stream(x.t, x.g);
+    x.s[1] = skvi_cu_stream(x.t, x.t->n_groups + x.g);
     x.first = x.g * x.t->head_group * group * j.d.n_queries;
     end = x.first + x.s[0]->heads * group * j.d.n_queries;
     x.first += tile % j.tiles * ROWS;
@@ -1048,10 +1062,9 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK, 3) skvi_cu_attend_kernel(skvi_c
 __device__ __forceinline__ void skvi_cu_no_answer(const skvi_cu_job &j, const skv_table *t,
                                                   int64_t to, size_t lse)
 {
-    const float nan = __uint_as_float(0x7FC00000u);
     for (uint32_t i = threadIdx.x; i < t->shape.head_dim_v; i += SKVI_CU_BLOCK)
-        skvi_cu_write(j.d.out.data, j.d.out.dtype, to + i, nan);
-    if (j.d.lse && !threadIdx.x) j.d.lse[lse] = nan;
+        skvi_cu_write(j.d.out.data, j.d.out.dtype, to + i, SKVI_CU_NAN);
+    if (j.d.lse && !threadIdx.x) j.d.lse[lse] = SKVI_CU_NAN;
 }
 
 __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_merge_kernel(skvi_cu_job j)
@@ -1059,7 +1072,7 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_merge_kernel(skvi_cu_jo
     extern __shared__ uint4 skvi_cu_shared[];
     const skv_table *t = (const skv_table *)j.d.tables;
     const skvi_cu_row r = skvi_cu_row_of(j, t, blockIdx.x);
-    const skv_table_stream *s = skvi_cu_stream(t, 1, r.g);
+    const skv_table_stream *s = skvi_cu_stream(t, t->n_groups + r.g);
     const uint32_t dv = t->shape.head_dim_v, heads = t->shape.n_q_heads, width = 4 + j.values + dv;
     const size_t token = (size_t)blockIdx.y * j.d.n_queries + r.query;
     float *part = j.part + ((size_t)blockIdx.y * j.rows + blockIdx.x) * j.splits * width;
@@ -1134,7 +1147,7 @@ __device__ __forceinline__ float skvi_cu_turned(const skv_table *t, const skv_ta
 typedef struct skvi_cu_sub {
     uint64_t use;                       /* tokens with codes, a bit each */
     uint32_t gain, n_rows;
-    uint32_t bad, spare;                /* 1: not finite, 2: beyond 1e9 */
+    uint32_t bad;                       /* 1: not finite, 2: beyond 1e9 */
     unsigned char row[SKVI_CU_ROWS_MOST];
 } skvi_cu_sub;
 
@@ -1173,7 +1186,7 @@ __device__ __forceinline__ uint32_t skvi_cu_load_rows(const skvi_cu_encode_job &
                                                       const skv_table *t, uint32_t stream,
                                                       uint32_t page, uint32_t k0, float *x)
 {
-    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + stream;
+    const skv_table_stream *s = skvi_cu_stream(t, stream);
     const uint32_t g = stream % t->n_groups, count = skvi_cu_count(j.d.counts, page);
     const skv_span from = stream < t->n_groups ? j.d.k : j.d.v;
     const float *mean = skvi_cu_at<float>(t, s->mean);
@@ -1203,7 +1216,7 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_latents_kernel(skvi_cu_
 {
     extern __shared__ uint4 skvi_cu_shared[];
     const skv_table *t = (const skv_table *)j.d.tables;
-    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + blockIdx.y;
+    const skv_table_stream *s = skvi_cu_stream(t, blockIdx.y);
     const float *encode = skvi_cu_at<float>(t, s->encode);
     const uint32_t page = blockIdx.z, c0 = blockIdx.x * 32;
     unsigned char *at = (unsigned char *)skvi_cu_shared;
@@ -1318,13 +1331,12 @@ __device__ __forceinline__ uint32_t skvi_cu_warp_least(uint32_t x)
 
 /* One warp: the worst tokens become rows while that is worth their bits. Returns how many. */
 __device__ __forceinline__ uint32_t skvi_cu_pick(const skv_table_stream *s, const float *err,
-                                                 uint32_t room, uint32_t count, skvi_cu_sub *sub)
+                                                 uint32_t room, skvi_cu_sub *sub)
 {
     const uint32_t lane = threadIdx.x % 32;
-    float least = 8.0f * (float)(2 + 2 * s->n) * s->lambda, e[2];
-    uint64_t use = count < 64 ? ((uint64_t)1 << count) - 1 : ~(uint64_t)0;
+    float least = 8.0f * (float)skvi_cu_row_bytes(s) * s->lambda, e[2];
+    uint64_t use = sub->use;
     uint32_t i, added = 0, n = sub->n_rows;
-    for (i = 0; i < n; i++) use &= ~((uint64_t)1 << sub->row[i]);
     for (i = 0; i < 2; i++)
         e[i] = use >> (lane + 32 * i) & 1u ? err[lane + 32 * i] : SKVI_CU_NEVER;
     least = fmaxf(least, 0.25f * skvi_cu_warp_max(fmaxf(e[0], e[1])));
@@ -1376,7 +1388,7 @@ __device__ __forceinline__ void skvi_cu_choose(const skvi_cu_encode_job &j, cons
                                                uint32_t page, uint32_t stream, uint32_t room,
                                                float *err, skvi_cu_sub *sub, uint32_t *picked)
 {
-    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + stream;
+    const skv_table_stream *s = skvi_cu_stream(t, stream);
     const uint32_t *quads = skvi_cu_at<uint32_t>(t, s->quads);
     const float *u = skvi_cu_latents(j, page, stream);
     uint32_t *scales = skvi_cu_scales(j, page, stream);
@@ -1394,7 +1406,7 @@ __device__ __forceinline__ void skvi_cu_choose(const skvi_cu_encode_job &j, cons
         if (threadIdx.x < 64) err[threadIdx.x] = skvi_cu_foresee(t, s, u, scales, threadIdx.x);
         __syncthreads();
         if (threadIdx.x < 32) {
-            const uint32_t n = skvi_cu_pick(s, err, room, count, sub);
+            const uint32_t n = skvi_cu_pick(s, err, room, sub);
             if (!threadIdx.x) *picked = n;
         }
         __syncthreads();
@@ -1408,7 +1420,7 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_choose_kernel(skvi_cu_e
 {
     extern __shared__ uint4 skvi_cu_shared[];
     const skv_table *t = (const skv_table *)j.d.tables;
-    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + blockIdx.x;
+    const skv_table_stream *s = skvi_cu_stream(t, blockIdx.x);
     float *err = (float *)skvi_cu_shared;
     uint32_t *picked = (uint32_t *)(err + 64);
     uint32_t *credit = j.d.credit ? j.d.credit + (size_t)blockIdx.y * j.streams + blockIdx.x : NULL;
@@ -1416,10 +1428,10 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_choose_kernel(skvi_cu_e
     const uint32_t end = credit ? j.d.first[blockIdx.y + 1] : blockIdx.y + 1;
     for (uint32_t page = first; page < end && page < j.d.n_pages; page++) {
         skvi_cu_sub *sub = &j.sub[(size_t)page * j.streams + blockIdx.x];
-        const uint32_t room = umin(skvi_cu_credit(credit, s) / (2 + 2 * s->n), j.room);
+        const uint32_t room = umin(skvi_cu_credit(credit, s) / skvi_cu_row_bytes(s), j.room);
         skvi_cu_choose(j, t, page, blockIdx.x, room, err, sub, picked);
         __syncthreads();
-        if (credit && !threadIdx.x) *credit -= sub->n_rows * (2 + 2 * s->n);
+        if (credit && !threadIdx.x) *credit -= sub->n_rows * skvi_cu_row_bytes(s);
         __syncthreads();
     }
 }
@@ -1646,7 +1658,7 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK, 5) skvi_cu_search_kernel(skvi_c
 {
     extern __shared__ uint4 skvi_cu_shared[];
     const skv_table *t = (const skv_table *)j.d.tables;
-    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + blockIdx.y;
+    const skv_table_stream *s = skvi_cu_stream(t, blockIdx.y);
     const uint32_t warp = threadIdx.x / 32, ch = 4 * blockIdx.x + warp;
     const skvi_cu_sub *sub = &j.sub[(size_t)blockIdx.z * j.streams + blockIdx.y];
     if (4 * blockIdx.x >= s->coded) return;
@@ -1703,6 +1715,12 @@ __device__ __forceinline__ int skvi_cu_level(const skv_table_mode &m, const unsi
     return part[0][w & 15u] + part[1][(w >> 4) ^ (w & 15u)];
 }
 
+/* A latent as outlier rows hold it. */
+__device__ __forceinline__ uint32_t skvi_cu_row_f16(float x)
+{
+    return skvi_cu_to_f16(fminf(fmaxf(x, -65504.0f), 65504.0f));
+}
+
 /* Squared error of a token's codes, or of its row. */
 __device__ __forceinline__ float skvi_cu_lost(const skv_table *t, const skv_table_stream *s,
                                               const float *u, const uint32_t *scales,
@@ -1715,8 +1733,7 @@ __device__ __forceinline__ float skvi_cu_lost(const skv_table *t, const skv_tabl
     for (uint32_t ch = 0; ch < s->n; ch++) {
         const float x = u[64 * ch + token];
         float diff = x;
-        if (is_row) diff = x - skvi_cu_from_f16(skvi_cu_to_f16(fminf(fmaxf(x, -65504.0f),
-                                                                      65504.0f)));
+        if (is_row) diff = x - skvi_cu_from_f16(skvi_cu_row_f16(x));
         else if (ch < s->coded) {
             const skv_table_mode &m = t->mode[quads[ch / 4] & 15u];
             const int level = skvi_cu_level(m, sub + (quads[ch / 4] >> 4), values, ch % 4, token);
@@ -1750,13 +1767,13 @@ __device__ __forceinline__ void skvi_cu_norms(const float *err, uint32_t n, unsi
 __device__ __forceinline__ void skvi_cu_header(const skvi_cu_encode_job &j, const skv_table *t,
                                                uint32_t page, unsigned char *to)
 {
-    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream);
+    const skv_table_stream *s = skvi_cu_stream(t, 0);
     const skvi_cu_sub *sub = &j.sub[(size_t)page * j.streams];
     const uint32_t count = skvi_cu_count(j.d.counts, page);
     uint32_t bytes = t->least, rows = 0, bad = count ? 0 : 4, i;
     for (i = 0; i < j.streams; i++) {
         rows += sub[i].n_rows;
-        bytes += sub[i].n_rows * (2 + 2 * s[i].n);
+        bytes += sub[i].n_rows * skvi_cu_row_bytes(s + i);
         bad |= sub[i].bad;
     }
     to[0] = (unsigned char)(bad ? 0 : t->page_format);
@@ -1774,7 +1791,7 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_finish_kernel(skvi_cu_e
 {
     extern __shared__ uint4 skvi_cu_shared[];
     const skv_table *t = (const skv_table *)j.d.tables;
-    const skv_table_stream *all = skvi_cu_at<skv_table_stream>(t, t->stream);
+    const skv_table_stream *all = skvi_cu_stream(t, 0);
     const skv_table_stream *s = all + blockIdx.x;
     const skvi_cu_sub *subs = &j.sub[(size_t)blockIdx.y * j.streams], *sub = subs + blockIdx.x;
     const uint32_t *scales = skvi_cu_scales(j, blockIdx.y, blockIdx.x), token = threadIdx.x;
@@ -1790,12 +1807,10 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_finish_kernel(skvi_cu_e
     for (i = threadIdx.x; i < s->coded / 2; i += SKVI_CU_BLOCK)
         to[SKVI_CU_SUB_HEADER + i] = (unsigned char)((scales[2 * i] - sub->gain) |
                                                      (scales[2 * i + 1] - sub->gain) << 4);
-    for (i = 0; i < blockIdx.x; i++) row += subs[i].n_rows * (2 + 2 * all[i].n);
-    for (r = 0; r < sub->n_rows; r++, row += 2 + 2 * s->n) {
+    for (i = 0; i < blockIdx.x; i++) row += subs[i].n_rows * skvi_cu_row_bytes(all + i);
+    for (r = 0; r < sub->n_rows; r++, row += skvi_cu_row_bytes(s)) {
         for (i = threadIdx.x; i < s->n; i += SKVI_CU_BLOCK)
-            skvi_cu_put16(row + 2 + 2 * i,
-                          skvi_cu_to_f16(fminf(fmaxf(u[64 * i + sub->row[r]], -65504.0f),
-                                               65504.0f)));
+            skvi_cu_put16(row + 2 + 2 * i, skvi_cu_row_f16(u[64 * i + sub->row[r]]));
         if (threadIdx.x) continue;
         row[0] = (unsigned char)blockIdx.x;
         row[1] = (unsigned char)(sub->row[r] | blockIdx.x >> 8 << 6);
@@ -1812,9 +1827,6 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_finish_kernel(skvi_cu_e
 #define SKVI_CU_DECODE_BYTES \
     (256 * SKVI_CU_LINE + 4 * SKVI_CU_STAGE + 64 * SKV_TABLE_MODES + 4 * SKVI_CU_SLAB + \
      SKVI_CU_TILE_BYTES)
-typedef struct skvi_cu_decode_job {
-    skv_cuda_decode_desc d;
-} skvi_cu_decode_job;
 
 typedef struct skvi_cu_dense {          /* shared memory of a block */
     uint32_t *levels, *stage;
@@ -1840,7 +1852,7 @@ __device__ __forceinline__ void skvi_cu_dense_rows(const skv_table *t, uint32_t 
                                                    const unsigned char *page, uint32_t ch, float *x)
 {
     const unsigned char *at = page + t->least, *end = page + skvi_cu_get32(page + 4), *row;
-    const uint32_t n = skvi_cu_at<skv_table_stream>(t, t->stream)[stream].n, k = threadIdx.x;
+    const uint32_t n = skvi_cu_stream(t, stream)->n, k = threadIdx.x;
     uint32_t token;
     while ((row = skvi_cu_next_row(t, stream, end, &at, &token)) != NULL)
         if (k < SKVI_CU_DEEP && ch + k < n)
@@ -1852,7 +1864,7 @@ __device__ __forceinline__ void skvi_cu_dense_sum(const skv_table *t, uint32_t s
                                                   const unsigned char *page, uint32_t o0,
                                                   const skvi_cu_dense &m, float acc[4][4])
 {
-    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + stream;
+    const skv_table_stream *s = skvi_cu_stream(t, stream);
     const uint32_t *quads = skvi_cu_at<uint32_t>(t, s->quads);
     const float *decode = skvi_cu_at<float>(t, s->decode);
     const int values = stream >= t->n_groups;
@@ -1886,17 +1898,17 @@ __device__ __forceinline__ void skvi_cu_dense_sum(const skv_table *t, uint32_t s
 }
 
 /* Grid: 32 elements of a head group's rows, stream, page. */
-__global__ void __launch_bounds__(SKVI_CU_BLOCK, 5) skvi_cu_decode_kernel(skvi_cu_decode_job j)
+__global__ void __launch_bounds__(SKVI_CU_BLOCK, 5) skvi_cu_decode_kernel(skv_cuda_decode_desc d)
 {
     extern __shared__ uint4 skvi_cu_shared[];
-    const skv_table *t = (const skv_table *)j.d.tables;
+    const skv_table *t = (const skv_table *)d.tables;
     const uint32_t stream = blockIdx.y, o0 = 32 * blockIdx.x;
-    const skv_table_stream *s = skvi_cu_at<skv_table_stream>(t, t->stream) + stream;
-    const skv_out to = stream < t->n_groups ? j.d.k : j.d.v;
+    const skv_table_stream *s = skvi_cu_stream(t, stream);
+    const skv_out to = stream < t->n_groups ? d.k : d.v;
     const unsigned char *page =
-        (const unsigned char *)j.d.pool + (size_t)j.d.slots[blockIdx.z] * j.d.page_bytes;
-    const int fine = page[0] == t->page_format && skvi_cu_get32(page + 4) <= j.d.page_bytes;
-    const uint32_t most = skvi_cu_count(j.d.counts, blockIdx.z);
+        (const unsigned char *)d.pool + (size_t)d.slots[blockIdx.z] * d.page_bytes;
+    const int fine = skvi_cu_whole(t, page, d.page_bytes);
+    const uint32_t most = skvi_cu_count(d.counts, blockIdx.z);
     const uint32_t count = fine && page[1] < most ? page[1] : most;
     unsigned char *at = (unsigned char *)skvi_cu_shared;
     float acc[4][4] = {};
@@ -1920,12 +1932,12 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK, 5) skvi_cu_decode_kernel(skvi_c
         const uint32_t o = o0 + i % 32, token = i / 32;
         if (o >= s->n) continue;
         const int64_t where = skvi_cu_start(to.token_stride, to.head_stride, t->shape.n_kv_heads,
-                                            s->dim, j.d.rows[64 * blockIdx.z + token],
+                                            s->dim, d.rows[64 * blockIdx.z + token],
                                             stream % t->n_groups * t->head_group + o / s->dim);
         float x = m.x[i % 32 * SKVI_CU_PITCH + token] + skvi_cu_at<float>(t, s->mean)[o];
         if (s->turn && fine) x += skvi_cu_turned(t, s, o, skvi_cu_get32(page + 8) + token);
         skvi_cu_write(to.data, to.dtype, where + o % s->dim,
-                      fine ? x : __uint_as_float(0x7FC00000u));
+                      fine ? x : SKVI_CU_NAN);
     }
 }
 
@@ -2130,7 +2142,6 @@ SKVDEF skv_result skv_cuda_encode(const skv_cuda_encode_desc *desc, skv_cuda_str
 
 SKVDEF skv_result skv_cuda_decode(const skv_cuda_decode_desc *desc, skv_cuda_stream stream)
 {
-    skvi_cu_decode_job j;
     const skv_table *t = desc ? skvi_cu_host(desc->host) : NULL;
     uint32_t wide = 0;
     skv_result r;
@@ -2139,11 +2150,11 @@ SKVDEF skv_result skv_cuda_decode(const skv_cuda_decode_desc *desc, skv_cuda_str
         return SKV_ERR_ARG;
     r = skvi_cu_pool_check(t, desc->pool, desc->page_bytes, desc->slots);
     if (r != SKV_OK) return r;
-    j.d = *desc;
     for (uint32_t i = 0; i < 2 * t->n_groups; i++)
         if (skvi_cu_host_stream(t)[i].n > wide) wide = skvi_cu_host_stream(t)[i].n;
     const dim3 grid((wide + 31) / 32, 2 * t->n_groups, desc->n_pages);
-    return skvi_cu_launch(skvi_cu_decode_kernel, grid, SKVI_CU_DECODE_BYTES, stream, j);
+    return skvi_cu_launch(skvi_cu_decode_kernel, grid, SKVI_CU_DECODE_BYTES, stream,
+                          *desc);
 }
 
 SKVDEF skv_result skv_cuda_copy_pages(void *to_pool, const int32_t *to, const void *from_pool,
