@@ -828,6 +828,37 @@ SKVDEF skv_result skv_cold_profile_save(const skv_cold_profile *p, void *buf, si
 SKVDEF skv_result skv_cold_profile_load(skv_cold_profile **out, const void *data, size_t bytes,
                                         const skv_model *expect, const skv_allocator *allocator);
 
+/* All that a decoder of one layer's cold pages needs, as one block: see >>tables. A skv_cold_table,
+   then what its members point at, in bytes from the block's start. Rows are held as floats, K heads
+   before RoPE, then V heads, without their means; of `depth` layers before they are what x is
+   predicted from, layer - 1 first, K and V of the same head group side by side. */
+#define SKV_COLD_MAGIC 0x43564B53u      /* "SKVC" on little endian machines */
+
+typedef struct skv_cold_table_stream {  /* K or V of one head group */
+    uint32_t heads, dim, n;         /* n = heads * dim */
+    uint32_t at;                    /* where it lies in a held row */
+    uint32_t refs;                  /* numbers to predict from: V: own K; then layers before */
+    uint32_t mean;                  /* float [n] */
+    uint32_t decode, predict;       /* float [n][n], row c = channel c; [refs][n]: x = mean +
+                                       refs predict + z decode */
+    uint32_t level;                 /* int32_t [n] 64 log2 of the sd of z, falling */
+} skv_cold_table_stream;
+
+typedef struct skv_cold_table {
+    uint32_t  magic, page_version, bytes;   /* bytes of the whole block */
+    uint32_t  layer, n_groups, head_group, depth, crc;      /* crc: the profile's */
+    skv_layer shape, before[4];     /* before: of layers layer - 1 - i, as far as depth goes */
+    uint32_t  width;                /* numbers in a held row of the model's widest layer */
+    uint32_t  style, pairs, turns;  /* as in skv_table */
+    uint32_t  stream;               /* skv_cold_table_stream [2 n_groups]: K of every group, V */
+    uint32_t  mean[56];             /* average magnitudes to start from, and ... */
+    uint8_t   start[52][4];         /* ... probabilities: see skvi_cold_table */
+} skv_cold_table;
+
+/* As skv_codec_tables. */
+SKVDEF skv_result skv_cold_tables(const skv_cold_profile *p, uint32_t layer, void *buf,
+                                  size_t capacity, size_t *bytes);
+
 typedef struct skv_cold_desc {
     const skv_cold_profile *profile;        /* borrowed */
     float                   bpe;            /* bits per element to expect, above 0, at most 12 */
@@ -8293,6 +8324,28 @@ static void skvi_table_rope(const skvi_turn *r, uint64_t *turns, float *waves)
     }
 }
 
+/* Takes n items; *offset says where they lie. Copies them from `from` where there is something. */
+static void *skvi_table_put(skvi_arena *a, const void *from, size_t n, size_t size,
+                            uint32_t *offset)
+{
+    void *to = skvi_take(a, n, size);
+    *offset = (uint32_t)(a->used - n * size);
+    if (to && from) memcpy(to, from, n * size);
+    return to;
+}
+
+/* After a pass that only measured: turns the arena to buf, if there is one and it has room. */
+static skv_result skvi_table_room(skvi_arena *a, void *buf, size_t capacity)
+{
+    if (a->overflow || a->used > 0xFFFFFFFFu) return SKV_ERR_SHAPE;
+    if (!buf) return SKV_OK;
+    if (capacity < a->used || (uintptr_t)buf % 16) return SKV_ERR_ARG;
+    memset(buf, 0, a->used);
+    a->base = (unsigned char *)buf;
+    a->used = 0;
+    return SKV_OK;
+}
+
 /* A stream's entry, and its arrays where the block is there. */
 static void skvi_table_fill(const skvi_coder *c, skvi_arena *a, size_t index, skv_table_stream *t)
 {
@@ -8313,14 +8366,10 @@ static void skvi_table_fill(const skvi_coder *c, skvi_arena *a, size_t index, sk
     at[0] = &t->mean, at[1] = &t->variance, at[2] = &t->turn;
     at[3] = &t->encode, at[4] = &t->decode;
     from[0] = s->mean, from[1] = s->var, from[2] = s->turn, from[3] = s->enc, from[4] = s->dec;
-    for (i = 0; i < 5; i++) {
-        size_t n = i < 3 ? s->D : (size_t)s->D * s->D;
-        float *to = from[i] ? (float *)skvi_take(a, n, sizeof(float)) : NULL;
-        if (from[i]) *at[i] = (uint32_t)(a->used - n * sizeof(float));
-        if (to) memcpy(to, from[i], n * sizeof(float));
-    }
-    quads = (uint32_t *)skvi_take(a, plan->coded / SKVI_QUAD, sizeof(uint32_t));
-    t->quads = (uint32_t)(a->used - plan->coded / SKVI_QUAD * sizeof(uint32_t));
+    for (i = 0; i < 5; i++)
+        if (from[i])
+            skvi_table_put(a, from[i], i < 3 ? s->D : (size_t)s->D * s->D, sizeof(float), at[i]);
+    quads = (uint32_t *)skvi_table_put(a, NULL, plan->coded / SKVI_QUAD, sizeof *quads, &t->quads);
     for (q = 0; q < plan->coded / SKVI_QUAD; q++, left -= SKVI_QUAD) {
         while (!left) left = plan->n[--m];
         if (quads) quads[q] = 16 * codes + m;
@@ -8368,12 +8417,10 @@ static void skvi_table_write(const skvi_coder *c, uint32_t layer, skvi_arena *a)
     uint64_t *turns;
     float *waves;
     skvi_table_head(c, layer, &head);
-    s = (skv_table_stream *)skvi_take(a, streams, sizeof *s);
-    head.stream = (uint32_t)(a->used - streams * sizeof *s);
-    turns = (uint64_t *)skvi_take(a, r->pairs, sizeof *turns);
-    head.turns = (uint32_t)(a->used - r->pairs * sizeof *turns);
-    waves = (float *)skvi_take(a, r->pairs, SKV_PAGE_TOKENS * sizeof *waves);
-    head.waves = (uint32_t)(a->used - r->pairs * SKV_PAGE_TOKENS * sizeof *waves);
+    s = (skv_table_stream *)skvi_table_put(a, NULL, streams, sizeof *s, &head.stream);
+    turns = (uint64_t *)skvi_table_put(a, NULL, r->pairs, sizeof *turns, &head.turns);
+    waves = (float *)skvi_table_put(a, NULL, r->pairs, SKV_PAGE_TOKENS * sizeof *waves,
+                                    &head.waves);
     if (turns) skvi_table_rope(r, turns, waves);
     for (i = 0; i < streams; i++) {
         skvi_table_fill(c, a, p->first[layer] + i, &one);
@@ -8388,16 +8435,12 @@ static skv_result skvi_tables(const skvi_coder *c, uint32_t layer, void *buf, si
                               size_t *bytes)
 {
     skvi_arena a = {NULL, 0, 0};
+    skv_result r;
     skvi_table_write(c, layer, &a);
     *bytes = a.used;
-    if (a.overflow || a.used > 0xFFFFFFFFu) return SKV_ERR_SHAPE;
-    if (!buf) return SKV_OK;
-    if (capacity < a.used || (uintptr_t)buf % 16) return SKV_ERR_ARG;
-    memset(buf, 0, a.used);
-    a.base = (unsigned char *)buf;
-    a.used = 0;
-    skvi_table_write(c, layer, &a);
-    return SKV_OK;
+    r = skvi_table_room(&a, buf, capacity);
+    if (r == SKV_OK && buf) skvi_table_write(c, layer, &a);
+    return r;
 }
 
 SKVDEF skv_result skv_codec_tables(const skv_codec *c, uint32_t layer, void *buf, size_t capacity,
@@ -11419,6 +11462,7 @@ static int32_t skvi_cold_decode_one(skvi_rangecoder *r, skvi_coldmodel *m, uint3
 
 #define SKVI_COLD_DEPTH 4u
 #define SKVI_COLD_HEADER 20u
+#define SKVI_COLD_VERSION 1u
 #define SKVI_COLD_CUT 256           /* channels with a sd 4 octaves below the step are left out */
 /* Rounding is up from .58, since zeros are cheap. Values that become 1 have a mean of 1 - ONE,
    those that become a larger q of q - MORE (calibration texts of SmolLM2). */
@@ -11498,6 +11542,12 @@ static uint32_t skvi_cold_own(const skv_layer *l, uint32_t head_group, uint32_t 
     return skvi_group_heads(l, head_group, g) * (l->head_dim + l->head_dim_v);
 }
 
+/* Numbers of a token in a layer. */
+static uint32_t skvi_cold_width(const skv_layer *l)
+{
+    return l->n_kv_heads * (l->head_dim + l->head_dim_v);
+}
+
 static uint32_t skvi_cold_refs(const skv_layer *layers, uint32_t head_group, uint32_t depth,
                                uint32_t l, uint32_t g)
 {
@@ -11565,7 +11615,7 @@ static skv_result skvi_cold_profile_new(skv_cold_profile **out, const skv_model 
     tmp.head_group = head_group;
     tmp.depth = depth;
     for (i = 0; i < m->n_layers; i++)
-        tmp.elements += (double)layers[i].n_kv_heads * (layers[i].head_dim + layers[i].head_dim_v);
+        tmp.elements += (double)skvi_cold_width(&layers[i]);
     (void)skvi_take(&a, 1, sizeof tmp);
     skvi_cold_profile_layout(&a, &tmp, layers, m->n_layers, turn);
     r = skvi_arena_block(&a, alloc, &tmp.block, &tmp.bytes);
@@ -11639,7 +11689,7 @@ static void skvi_chain_layout(skvi_arena *a, skv_chain *c, const skv_layer *laye
             if (k->own + k->refs > most) most = k->own + k->refs;
             if (k->own > own) own = k->own;
         }
-        w = l->n_kv_heads * (l->head_dim + l->head_dim_v);
+        w = skvi_cold_width(l);
         if (w > width) width = w;
     }
     if (a->base) c->first[c->n_layers] = n;
@@ -12379,8 +12429,7 @@ SKVDEF skv_result skv_cold_init(skv_cold **out, const skv_cold_desc *desc)
     if (r != SKV_OK) return r;
     tmp.p = p;
     for (i = 0; i < p->model.n_layers; i++) {
-        const skv_layer *l = &p->layers[i];
-        size_t width = (size_t)l->n_kv_heads * (l->head_dim + l->head_dim_v);
+        const size_t width = skvi_cold_width(&p->layers[i]);
         if (width > tmp.max_width) tmp.max_width = width;
     }
     for (i = 0; i < p->n_streams; i++) {
@@ -12491,6 +12540,83 @@ static size_t skvi_cold_offset(const skv_cold_profile *p, uint32_t layer, int ki
                 : (size_t)g * p->head_group * l->head_dim;
 }
 
+/* A stream's entry, and its arrays where the block is there. */
+static void skvi_coldtable_fill(const skvi_coldstream *s, uint32_t at, skvi_arena *a,
+                                skv_cold_table_stream *t)
+{
+    const size_t n = s->D;
+    memset(t, 0, sizeof *t);
+    t->heads = s->heads;
+    t->dim = s->dim;
+    t->n = s->D;
+    t->at = at;
+    t->refs = s->R;
+    skvi_table_put(a, s->mean, n, sizeof(float), &t->mean);
+    skvi_table_put(a, s->dec, n * n, sizeof(float), &t->decode);
+    skvi_table_put(a, s->pred, s->R * n, sizeof(float), &t->predict);
+    skvi_table_put(a, s->level, n, sizeof(int32_t), &t->level);
+}
+
+static void skvi_coldtable_head(const skv_cold_profile *p, uint32_t layer, skv_cold_table *t)
+{
+    uint32_t i;
+    memset(t, 0, sizeof *t);
+    t->magic = SKV_COLD_MAGIC;
+    t->page_version = SKVI_COLD_VERSION;
+    t->layer = layer;
+    t->n_groups = skvi_groups(&p->layers[layer], p->head_group);
+    t->head_group = p->head_group;
+    t->depth = p->depth;
+    t->crc = p->crc;
+    t->shape = p->layers[layer];
+    for (i = 0; i < p->depth && i < layer; i++) t->before[i] = p->layers[layer - 1 - i];
+    for (i = 0; i < p->model.n_layers; i++) {
+        const uint32_t width = skvi_cold_width(&p->layers[i]);
+        if (width > t->width) t->width = width;
+    }
+    t->style = p->turn[layer].style;
+    t->pairs = p->turn[layer].pairs;
+    memcpy(t->mean, skvi_cold_mean, sizeof t->mean);
+    memcpy(t->start, skvi_cold_table, sizeof t->start);
+}
+
+/* The block, or with an arena without memory its size alone. */
+static void skvi_coldtable_write(const skv_cold_profile *p, uint32_t layer, skvi_arena *a)
+{
+    const skvi_turn *r = &p->turn[layer];
+    skv_cold_table head, *t = (skv_cold_table *)skvi_take(a, 1, sizeof *t);
+    skv_cold_table_stream one, *s;
+    uint64_t *turns;
+    uint32_t i, g, streams;
+    skvi_coldtable_head(p, layer, &head);
+    streams = 2 * head.n_groups;
+    s = (skv_cold_table_stream *)skvi_table_put(a, NULL, streams, sizeof *s, &head.stream);
+    turns = (uint64_t *)skvi_table_put(a, NULL, r->pairs, sizeof *turns, &head.turns);
+    for (i = 0; turns && i < r->pairs; i++) turns[i] = skvi_table_turns(0.5f * r->freq[i]);
+    for (i = 0; i < streams; i++) {
+        g = i % head.n_groups;
+        skvi_coldtable_fill(&p->stream[p->first[layer] + i],
+                            (uint32_t)skvi_cold_offset(p, layer, i >= head.n_groups, g), a, &one);
+        if (s) s[i] = one;
+    }
+    (void)skvi_take(a, 0, 1);
+    head.bytes = (uint32_t)a->used;
+    if (t) *t = head;
+}
+
+SKVDEF skv_result skv_cold_tables(const skv_cold_profile *p, uint32_t layer, void *buf,
+                                  size_t capacity, size_t *bytes)
+{
+    skvi_arena a = {NULL, 0, 0};
+    skv_result r;
+    if (!p || !bytes || layer >= p->model.n_layers) return SKV_ERR_ARG;
+    skvi_coldtable_write(p, layer, &a);
+    *bytes = a.used;
+    r = skvi_table_room(&a, buf, capacity);
+    if (r == SKV_OK && buf) skvi_coldtable_write(p, layer, &a);
+    return r;
+}
+
 /* Integers of a stream from its rows, which become what is left of them, z / step. */
 static skv_result skvi_cold_quantise(skv_cold *c, const skvi_coldstream *s, uint32_t coded,
                                      uint32_t n, const float *at, int32_t *q)
@@ -12592,7 +12718,7 @@ SKVDEF skv_result skv_cold_encode(skv_cold *c, uint32_t layer, uint32_t position
     *bytes = SKVI_COLD_HEADER + skvi_rc_encode_end(&rc);
     if (rc.full) return SKV_ERR_RANGE;
     b[0] = 'C';
-    b[1] = 1;
+    b[1] = SKVI_COLD_VERSION;
     b[2] = (unsigned char)n;
     b[3] = 0;
     skvi_put16(b + 4, layer);
@@ -12647,8 +12773,8 @@ static skv_result skvi_cold_check(const skv_cold *c, uint32_t layer, const unsig
 {
     if (bytes < SKVI_COLD_HEADER) return SKV_ERR_TRUNCATED;
     if (b[0] != 'C') return SKV_ERR_FORMAT;
-    if (b[1] > 1) return SKV_ERR_VERSION;
-    if (b[1] != 1 || !b[2] || b[2] > SKVI_P || b[3]) return SKV_ERR_FORMAT;
+    if (b[1] > SKVI_COLD_VERSION) return SKV_ERR_VERSION;
+    if (b[1] != SKVI_COLD_VERSION || !b[2] || b[2] > SKVI_P || b[3]) return SKV_ERR_FORMAT;
     if (skvi_get32(b + 12) > bytes) return SKV_ERR_TRUNCATED;
     if (skvi_get32(b + 12) < bytes || skvi_get16(b + 4) != layer) return SKV_ERR_FORMAT;
     if (!skvi_cold_ready(c, layer, skvi_get32(b + 8), b[2])) return SKV_ERR_STATE;

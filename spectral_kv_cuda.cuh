@@ -23,8 +23,8 @@
        prompts 32 rows at a time.
      - skv_cuda_encode makes many pages at once out of rows that lie anywhere (a ring, a paged f16
        cache), skv_cuda_decode gives rows back.
-     Not here yet: exact tokens on tensor cores (they go through float sums), calibration, cold
-     pages.
+     - skv_cuda_cold_decode gives rows of cold pages, layer after layer, as skv_cold_decode does.
+     Not here yet: exact tokens on tensor cores (they go through float sums), calibration.
 
    HOW TO USE IT, PER LAYER
      1. skv_codec_tables or skv_cache_tables on the host; copy the block to the device once.
@@ -52,9 +52,9 @@
      They have not been run on a real device yet, so nothing is said of their speed.
 
    OUTLINE (search for the tag)
-     In the API             >>pages  >>attend  >>encode
+     In the API             >>pages  >>attend  >>encode  >>cold
      In the implementation  >>device  >>expand  >>product  >>query  >>attention  >>merge  >>rows
-                            >>choose  >>search  >>finish  >>dense  >>launch
+                            >>choose  >>search  >>finish  >>dense  >>cold  >>launch
 */
 #ifndef SPECTRAL_KV_CUDA_H
 #define SPECTRAL_KV_CUDA_H
@@ -171,6 +171,35 @@ typedef struct skv_cuda_decode_desc {
 
 SKVDEF skv_result skv_cuda_decode(const skv_cuda_decode_desc *desc, skv_cuda_stream stream);
 
+/* >>cold --------------------------------------------------------------------------------------
+   Cold pages (>>cold in spectral_kv.h) of one layer back to rows: skv_cold_decode for many pages,
+   layer after layer from 0 on, with the same pages in the same places. All pointers but host are
+   device memory. Page p is bytes at[p] to at[p + 1] - 1 of `pages`; rows of its first counts[p]
+   tokens (NULL: 64) are written as skv_cuda_decode does. Keys are turned to positions[p] on; NULL:
+   where they were. Integers come out as the CPU's; floats are summed in another order.
+   status[p]: what skv_cold_decode would return, and NaN in the rows where that is an error; then
+   the layers that follow have SKV_ERR_STATE. To attend them, skv_cuda_encode the rows. */
+typedef struct skv_cuda_cold_desc {
+    const skv_cold_table *host;     /* the layer's tables (skv_cold_tables) */
+    const void      *tables;        /* the same bytes in device memory, at a multiple of 16 */
+    uint32_t         n_pages;       /* at most 65535 */
+    const void      *pages;         /* anywhere */
+    const uint64_t  *at;            /* [n_pages + 1] */
+    const uint32_t  *counts, *positions;    /* [n_pages] or NULL */
+    const int32_t   *rows;          /* [n_pages][64] */
+    skv_out          k, v;          /* [any][n_kv_heads][head_dim, _v]; data NULL: not wanted */
+    int32_t         *status;        /* [n_pages] skv_result, or NULL */
+    void            *held;          /* kept from layer to layer, at a multiple of 16 */
+    size_t           held_bytes;    /* skv_cuda_cold_held at least: the same for all layers */
+    void            *work;          /* at a multiple of 16 */
+    size_t           work_bytes;    /* skv_cuda_cold_work at least */
+} skv_cuda_cold_desc;
+
+/* These read host and n_pages. 0: they make no sense. Launches four kernels. */
+SKVDEF size_t     skv_cuda_cold_held(const skv_cuda_cold_desc *desc);
+SKVDEF size_t     skv_cuda_cold_work(const skv_cuda_cold_desc *desc);
+SKVDEF skv_result skv_cuda_cold_decode(const skv_cuda_cold_desc *desc, skv_cuda_stream stream);
+
 /* Copies n slots of page_bytes: from[i] of one pool to to[i] of another, either of them in device
    or in host memory; from and to are the host's. Neighbours that stay neighbours go in one piece.
    Host memory that is not pinned (cudaMallocHost) makes the call wait. */
@@ -270,8 +299,8 @@ __device__ __forceinline__ float skvi_cu_scale(uint32_t e)
 }
 
 /* The layer's tables, and parts of them. */
-template <class T>
-__device__ __forceinline__ const T *skvi_cu_at(const skv_table *t, uint32_t offset)
+template <class T, class B>
+__device__ __forceinline__ const T *skvi_cu_at(const B *t, uint32_t offset)
 {
     return (const T *)((const unsigned char *)t + offset);
 }
@@ -1941,6 +1970,382 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK, 5) skvi_cu_decode_kernel(skv_cu
     }
 }
 
+/* >>cold --------------------------------------------------------------------------------------
+   Cold pages to rows: integers by one lane of a warp a page, since each depends on all before; then
+   products by tiles. CPU: >>cold in spectral_kv.h. */
+#define SKVI_CU_COLD_HEADER 20u
+#define SKVI_CU_COLD_BINS 52u
+#define SKVI_CU_COLD_UNARY 14u
+
+typedef struct skvi_cu_cold_held {      /* what a slot of held rows has */
+    uint32_t known, layer, position, n, crc;
+} skvi_cu_cold_held;
+
+typedef struct skvi_cu_cold_page {      /* of the layer at hand */
+    int32_t  status;
+    uint32_t n, position;
+    int32_t  step;                      /* 64 log2 of it */
+} skvi_cu_cold_page;
+
+typedef struct skvi_cu_cold_job {
+    skv_cuda_cold_desc d;
+    uint32_t     slots, own, widest, values;    /* depth + 1; numbers of a row; of a stream; 0 or 1:
+                                                   which streams skvi_cu_cold_rows_kernel makes */
+    skvi_cu_cold_held *held;            /* [n_pages][slots] */
+    float       *row;                   /* [slots][n_pages][64][width] */
+    skvi_cu_cold_page *page;            /* [n_pages] */
+    uint32_t    *coded;                 /* [n_pages][streams] */
+    int16_t     *q;                     /* [n_pages][own][64] */
+} skvi_cu_cold_job;
+
+__device__ __forceinline__ float *skvi_cu_cold_row(const skvi_cu_cold_job &j,
+                                                   const skv_cold_table *t, uint32_t layer,
+                                                   uint32_t page, uint32_t token)
+{
+    const size_t slot = layer % j.slots;
+    return j.row + ((slot * j.d.n_pages + page) * 64 + token) * t->width;
+}
+__device__ __forceinline__ const skv_cold_table_stream *
+skvi_cu_cold_stream(const skv_cold_table *t, uint32_t i)
+{
+    return skvi_cu_at<skv_cold_table_stream>(t, t->stream) + i;
+}
+/* The range decoder and its model: one thread's. bit: p | seen << 16. */
+typedef struct skvi_cu_range {
+    const unsigned char *in;
+    uint64_t  at, end;
+    uint32_t  range, code;
+    uint32_t *bit;                      /* [BINS][UNARY], shared memory */
+    uint32_t *mean;                     /* [coded], shared memory */
+    uint32_t  sum, expected;
+} skvi_cu_range;
+
+/* The range was cut to no less than 2^8 (16 raw bits) or 2^13 (a probability of 32 / 65536). */
+__device__ __forceinline__ void skvi_cu_refill(skvi_cu_range &r)
+{
+    #pragma unroll
+    for (uint32_t i = 0; i < 2; i++) {
+        if (r.range >= 1u << 24) continue;
+        r.range <<= 8;
+        r.code = r.code << 8 | (r.at < r.end ? r.in[r.at] : 0u);
+        r.at++;
+    }
+}
+
+__device__ __forceinline__ uint32_t skvi_cu_bit(skvi_cu_range &r, uint32_t *b)
+{
+    const uint32_t seen = *b >> 16, rate = seen < 8 ? 5 : seen < 48 ? 6 : 7;
+    uint32_t p = *b & 65535u;
+    const uint32_t one = (r.range >> 16) * p, bit = r.code < one;
+    r.code -= bit ? 0 : one;
+    r.range = bit ? one : r.range - one;
+    p = bit ? p + ((65536u - p) >> rate) : p - (p >> rate);
+    *b = ((p & 65535u) < 32 ? 32 : p & 65535u) | (seen + (seen < 255)) << 16;
+    skvi_cu_refill(r);
+    return bit;
+}
+
+__device__ __forceinline__ uint32_t skvi_cu_raw(skvi_cu_range &r, uint32_t n)
+{
+    r.range >>= n;
+    uint32_t x = r.code / r.range;
+    if (x >> n) x = (1u << n) - 1;      /* only in damaged data */
+    r.code -= x * r.range;
+    skvi_cu_refill(r);
+    return x;
+}
+
+/* 64 log2(x), linear between powers of two; x > 0. */
+__device__ __forceinline__ int32_t skvi_cu_log64(uint32_t x)
+{
+    const uint32_t zeros = (uint32_t)__clz((int)x);
+    return (int32_t)(31 - zeros) * 64 + (int32_t)(x << zeros >> 25 & 63u);
+}
+
+/* Average magnitude of a channel to start from; level = 64 log2(sd / step). */
+__device__ __forceinline__ uint32_t skvi_cu_cold_expect(const skv_cold_table *t, int32_t level)
+{
+    const int32_t l = max(0, min(119, (level + 256) >> 3));
+    return l < 56 ? t->mean[l] : t->mean[48 + (l & 7)] << ((l - 48) >> 3);
+}
+
+/* The next integer, of channel c. CPU: skvi_cold_decode_one. */
+__device__ __forceinline__ int32_t skvi_cu_cold_one(skvi_cu_range &r, uint32_t c)
+{
+    const uint32_t mean = r.mean[c];
+    const int32_t more = skvi_cu_log64(r.sum + 262144) - skvi_cu_log64(r.expected + 262144);
+    const int32_t f = skvi_cu_log64(mean) + more * 24 / 32 - 1024;
+    const uint32_t low = f >= 128 ? umin((uint32_t)(f - 64) >> 6, 12) : 0;
+    const int32_t bin = max(0, min((int32_t)SKVI_CU_COLD_BINS - 1,
+                                   (f - (int32_t)low * 64 + 640) >> 4));
+    uint32_t *bit = r.bit + (uint32_t)bin * SKVI_CU_COLD_UNARY, a = 0;
+    while (a < SKVI_CU_COLD_UNARY && skvi_cu_bit(r, bit + a)) a++;
+    if (a == SKVI_CU_COLD_UNARY) {
+        const uint32_t n = umin(skvi_cu_raw(r, 5), 16);
+        a += n < 2 ? n : 1u << (n - 1) | skvi_cu_raw(r, n - 1);
+    }
+    a <<= low;
+    if (low) a |= skvi_cu_raw(r, low);
+    a = umin(a, 32767);                 /* more only in damaged data */
+    const uint32_t x = umin(a, 2048) << 16, now = mean + (x >> 6) - (mean >> 6);
+    r.sum += x - (r.sum >> 4);
+    r.expected += mean - (r.expected >> 4);
+    r.mean[c] = now ? now : 1;
+    return a && skvi_cu_raw(r, 1) ? -(int32_t)a : (int32_t)a;
+}
+
+/* CRC-32 (IEEE 802.3, reflected). CPU: skvi_crc32. */
+__device__ __forceinline__ uint32_t skvi_cu_crc(const unsigned char *p, uint64_t n)
+{
+    uint32_t c = 0xFFFFFFFFu;
+    for (uint64_t i = 0; i < n; i++) {
+        c ^= p[i];
+        #pragma unroll
+        for (uint32_t k = 0; k < 8; k++) c = c >> 1 ^ (0xEDB88320u & (0u - (c & 1u)));
+    }
+    return ~c;
+}
+
+/* Whether a page can be decoded, and what its header says. CPU: skvi_cold_check. */
+__device__ __forceinline__ skv_result skvi_cu_cold_check(const skvi_cu_cold_job &j,
+                                                         const skv_cold_table *t, uint32_t page,
+                                                         const unsigned char *b, uint64_t bytes)
+{
+    const skvi_cu_cold_held *held = j.held + (size_t)page * j.slots;
+    if (bytes < SKVI_CU_COLD_HEADER) return SKV_ERR_TRUNCATED;
+    if (b[0] != 'C') return SKV_ERR_FORMAT;
+    if (b[1] > t->page_version) return SKV_ERR_VERSION;
+    if (b[1] != t->page_version || !b[2] || b[2] > 64 || b[3]) return SKV_ERR_FORMAT;
+    if (skvi_cu_get32(b + 12) > bytes) return SKV_ERR_TRUNCATED;
+    if (skvi_cu_get32(b + 12) < bytes || skvi_cu_get16(b + 4) != t->layer) return SKV_ERR_FORMAT;
+    for (uint32_t a = 1; a <= t->depth && a <= t->layer; a++) {
+        const skvi_cu_cold_held *h = held + (t->layer - a) % j.slots;
+        if (!h->known || h->layer != t->layer - a || h->n != b[2] ||
+            h->position != skvi_cu_get32(b + 8))
+            return SKV_ERR_STATE;
+    }
+    uint32_t crc = skvi_cu_crc(b, 16) * 0x9E3779B1u ^ t->crc ^
+                   skvi_cu_crc(b + SKVI_CU_COLD_HEADER, bytes - SKVI_CU_COLD_HEADER);
+    if (t->layer && t->depth) crc ^= held[(t->layer - 1) % j.slots].crc;
+    return crc != skvi_cu_get32(b + 16) ? SKV_ERR_CHECKSUM : SKV_OK;
+}
+
+/* A warp: integers of one stream; those that are not coded stay unwritten. */
+__device__ __forceinline__ void skvi_cu_cold_code(const skvi_cu_cold_job &j,
+                                                  const skv_cold_table *t, uint32_t page,
+                                                  uint32_t stream, skvi_cu_range &r)
+{
+    const skv_cold_table_stream *s = skvi_cu_cold_stream(t, stream);
+    const int32_t *level = skvi_cu_at<int32_t>(t, s->level), step = j.page[page].step;
+    const uint32_t lane = threadIdx.x % 32;
+    int16_t *q = j.q + ((size_t)page * j.own + s->at) * 64;
+    uint32_t coded = 0;
+    while (coded < s->n && level[coded] - step > -256) coded++;     /* levels fall */
+    __syncwarp();
+    for (uint32_t c = lane; c < coded; c += 32)
+        r.mean[c] = skvi_cu_cold_expect(t, level[c] - step);
+    __syncwarp();
+    if (lane) return;
+    j.coded[(size_t)page * 2 * t->n_groups + stream] = coded;
+    for (uint32_t token = 0; token < j.page[page].n; token++) {
+        r.sum = r.expected = 0;
+        for (uint32_t c = 0; c < coded; c++) q[64 * c + token] = (int16_t)skvi_cu_cold_one(r, c);
+    }
+}
+
+/* One thread: what a page's header says, and whether it can be trusted. */
+__device__ __forceinline__ void skvi_cu_cold_open(const skvi_cu_cold_job &j,
+                                                  const skv_cold_table *t, uint32_t page)
+{
+    const unsigned char *b = (const unsigned char *)j.d.pages + j.d.at[page];
+    const uint64_t bytes = j.d.at[page + 1] - j.d.at[page];
+    skvi_cu_cold_held *held = j.held + (size_t)page * j.slots;
+    skvi_cu_cold_page *to = &j.page[page];
+    for (uint32_t i = 0; !t->layer && i < j.slots; i++) held[i].known = 0;
+    to->status = skvi_cu_cold_check(j, t, page, b, bytes);
+    held += t->layer % j.slots;
+    held->known = 0;
+    if (to->status != SKV_OK) return;
+    held->layer = t->layer;
+    to->position = held->position = skvi_cu_get32(b + 8);
+    to->n = held->n = b[2];
+    held->crc = skvi_cu_get32(b + 16);
+    to->step = (int32_t)skvi_cu_get16(b + 6) - 32768;
+}
+
+static size_t skvi_cu_cold_codes_bytes(uint32_t widest)
+{
+    const size_t words = SKVI_CU_COLD_BINS * SKVI_CU_COLD_UNARY + widest;
+    return SKVI_CU_WARPS * words * sizeof(uint32_t);
+}
+
+/* Grid: pages by fours, a warp a page. Shared: per warp states of bits, averages. */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_cold_codes_kernel(skvi_cu_cold_job j)
+{
+    extern __shared__ uint4 skvi_cu_shared[];
+    const skv_cold_table *t = (const skv_cold_table *)j.d.tables;
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t page = SKVI_CU_WARPS * blockIdx.x + warp;
+    const uint32_t bits = SKVI_CU_COLD_BINS * SKVI_CU_COLD_UNARY;
+    skvi_cu_range r;
+    if (page >= j.d.n_pages) return;
+    if (!lane) skvi_cu_cold_open(j, t, page);
+    r.bit = (uint32_t *)skvi_cu_shared + warp * (bits + j.widest);
+    r.mean = r.bit + bits;
+    for (uint32_t i = lane; i < bits; i += 32) {
+        const uint32_t k = i % SKVI_CU_COLD_UNARY;
+        r.bit[i] = 256u * t->start[i / SKVI_CU_COLD_UNARY][k < 3 ? k : 3];
+    }
+    __syncwarp();
+    if (j.page[page].status != SKV_OK) {
+        if (!lane && j.d.status) j.d.status[page] = j.page[page].status;
+        return;
+    }
+    r.in = (const unsigned char *)j.d.pages + j.d.at[page] + SKVI_CU_COLD_HEADER;
+    r.at = r.code = 0;
+    r.end = j.d.at[page + 1] - j.d.at[page] - SKVI_CU_COLD_HEADER;
+    for (uint32_t i = 0; i < 4; i++, r.at++)
+        r.code = r.code << 8 | (r.at < r.end ? r.in[r.at] : 0u);
+    r.range = 0xFFFFFFFFu;
+    for (uint32_t stream = 0; stream < 2 * t->n_groups; stream++)
+        skvi_cu_cold_code(j, t, page, stream, r);
+    if (lane) return;
+    if (r.at > r.end + 8) j.page[page].status = SKV_ERR_FORMAT;
+    j.held[(size_t)page * j.slots + t->layer % j.slots].known = j.page[page].status == SKV_OK;
+    if (j.d.status) j.d.status[page] = j.page[page].status;
+}
+
+/* Where number i of what a stream is predicted from lies in the held rows of token 0: own keys for
+   values, then K and V of the same group of the layers before. */
+__device__ __forceinline__ const float *skvi_cu_cold_ref(const skvi_cu_cold_job &j,
+                                                         const skv_cold_table *t, uint32_t stream,
+                                                         uint32_t page, uint32_t i)
+{
+    const uint32_t g = stream % t->n_groups, first = g * t->head_group;
+    const skv_cold_table_stream *key = skvi_cu_cold_stream(t, g);
+    if (stream >= t->n_groups) {
+        if (i < key->n) return skvi_cu_cold_row(j, t, t->layer, page, 0) + key->at + i;
+        i -= key->n;
+    }
+    for (uint32_t a = 1;; a++) {
+        const skv_layer l = t->before[a - 1];
+        const uint32_t left = first < l.n_kv_heads ? l.n_kv_heads - first : 0;
+        const uint32_t heads = umin(left, t->head_group), keys = heads * l.head_dim;
+        const float *row = skvi_cu_cold_row(j, t, t->layer - a, page, 0);
+        if (i < keys) return row + first * l.head_dim + i;
+        i -= keys;
+        if (i < heads * l.head_dim_v)
+            return row + l.n_kv_heads * l.head_dim + first * l.head_dim_v + i;
+        i -= heads * l.head_dim_v;
+    }
+}
+
+/* What an integer stands for. CPU: skvi_cold_restore. */
+__device__ __forceinline__ float skvi_cu_cold_value(int32_t q, float step)
+{
+    const float a = fabsf((float)q), z = a - (a == 1 ? 0.045f : a > 0 ? -0.02f : 0.0f);
+    return q < 0 ? -z * step : z * step;
+}
+
+/* Inputs [k0, k0 + 32) of a stream's tokens: references, then coefficients. */
+__device__ __forceinline__ void skvi_cu_cold_load(const skvi_cu_cold_job &j,
+                                                  const skv_cold_table *t, uint32_t stream,
+                                                  uint32_t page, uint32_t k0, uint32_t coded,
+                                                  float *x)
+{
+    const skv_cold_table_stream *s = skvi_cu_cold_stream(t, stream);
+    const uint32_t n = j.page[page].n, i = k0 + threadIdx.x % SKVI_CU_DEEP;
+    const int16_t *q = j.q + ((size_t)page * j.own + s->at) * 64;
+    const float *ref = i < s->refs ? skvi_cu_cold_ref(j, t, stream, page, i) : NULL;
+    const float step = exp2f((float)j.page[page].step / 64);
+    for (uint32_t token = threadIdx.x / SKVI_CU_DEEP; token < 64;
+         token += SKVI_CU_BLOCK / SKVI_CU_DEEP) {
+        float y = 0;
+        if (token < n && ref) y = ref[(size_t)token * t->width];
+        else if (token < n && i - s->refs < coded)
+            y = skvi_cu_cold_value(q[64 * (i - s->refs) + token], step);
+        x[threadIdx.x % SKVI_CU_DEEP * SKVI_CU_PITCH + token] = y;
+    }
+}
+
+/* Grid: 32 elements of a head group's rows, group, page. */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_cold_rows_kernel(skvi_cu_cold_job j)
+{
+    extern __shared__ uint4 skvi_cu_shared[];
+    const skv_cold_table *t = (const skv_cold_table *)j.d.tables;
+    const uint32_t stream = blockIdx.y + j.values * t->n_groups, page = blockIdx.z;
+    const skv_cold_table_stream *s = skvi_cu_cold_stream(t, stream);
+    const float *decode = skvi_cu_at<float>(t, s->decode);
+    const float *predict = skvi_cu_at<float>(t, s->predict);
+    const uint32_t o0 = 32 * blockIdx.x;
+    unsigned char *room = (unsigned char *)skvi_cu_shared;
+    float *x = skvi_cu_room<float>(&room, SKVI_CU_DEEP * SKVI_CU_PITCH);
+    float *by = skvi_cu_room<float>(&room, SKVI_CU_DEEP * SKVI_CU_OUTS), acc[4][4] = {};
+    if (o0 >= s->n || j.page[page].status != SKV_OK) return;
+    const uint32_t coded = j.coded[(size_t)page * 2 * t->n_groups + stream];
+    for (uint32_t k0 = 0; k0 < s->refs + coded; k0 += SKVI_CU_DEEP) {
+        skvi_cu_cold_load(j, t, stream, page, k0, coded, x);
+        for (uint32_t i = threadIdx.x; i < SKVI_CU_DEEP * 32; i += SKVI_CU_BLOCK) {
+            const uint32_t k = k0 + i / 32, o = o0 + i % 32;
+            const float *from = k < s->refs ? predict + (size_t)k * s->n
+                                            : decode + (size_t)(k - s->refs) * s->n;
+            by[i / 32 * SKVI_CU_OUTS + i % 32] = k < s->refs + coded && o < s->n ? from[o] : 0;
+        }
+        __syncthreads();
+        skvi_cu_multiply(x, by, acc);
+        __syncthreads();
+    }
+    #pragma unroll
+    for (uint32_t i = 0; i < 16; i++) {
+        const uint32_t o = o0 + threadIdx.x / 16 * 4 + i / 4;
+        const uint32_t token = threadIdx.x % 16 * 4 + i % 4;
+        if (o < s->n && token < j.page[page].n)
+            skvi_cu_cold_row(j, t, t->layer, page, token)[s->at + o] = acc[i / 4][i % 4];
+    }
+}
+
+/* Element e of a head of a held row with its mean, keys turned. */
+__device__ __forceinline__ float skvi_cu_cold_turned(const skv_cold_table *t, const float *x,
+                                                     const float *mean, uint32_t e,
+                                                     uint32_t position)
+{
+    const uint32_t adjacent = t->style == SKV_ROPE_ADJACENT;
+    const uint32_t p = adjacent ? e / 2 : e % t->pairs, a = adjacent ? 2 * p : p;
+    const uint32_t b = a + (adjacent ? 1 : t->pairs);
+    const float y = x[a] + mean[a], z = x[b] + mean[b];
+    float cosine, sine;
+    skvi_cu_turn(skvi_cu_at<uint64_t>(t, t->turns), p, position, 0, &cosine, &sine);
+    return e == a ? y * cosine - z * sine : y * sine + z * cosine;
+}
+
+/* Grid: 8 tokens, stream, page. CPU: skvi_cold_out. */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_cold_out_kernel(skvi_cu_cold_job j)
+{
+    const skv_cold_table *t = (const skv_cold_table *)j.d.tables;
+    const uint32_t stream = blockIdx.y, page = blockIdx.z, values = stream >= t->n_groups;
+    const skv_cold_table_stream *s = skvi_cu_cold_stream(t, stream);
+    const float *mean = skvi_cu_at<float>(t, s->mean);
+    const skv_out to = values ? j.d.v : j.d.k;
+    const skvi_cu_cold_page p = j.page[page];
+    const int fine = p.status == SKV_OK;
+    const uint32_t most = skvi_cu_count(j.d.counts, page), n = fine ? umin(p.n, most) : most;
+    if (!to.data) return;
+    for (uint32_t token = 8 * blockIdx.x; token < n && token < 8 * blockIdx.x + 8; token++)
+        for (uint32_t i = threadIdx.x; i < s->n; i += SKVI_CU_BLOCK) {
+            const uint32_t head = i / s->dim, e = i % s->dim;
+            const int64_t at = skvi_cu_start(to.token_stride, to.head_stride, t->shape.n_kv_heads,
+                                             s->dim, j.d.rows[64 * page + token],
+                                             stream % t->n_groups * t->head_group + head);
+            const float *x = skvi_cu_cold_row(j, t, t->layer, page, token) + s->at;
+            float y = SKVI_CU_NAN;
+            if (fine && !values && e < 2 * t->pairs)
+                y = skvi_cu_cold_turned(t, x + (i - e), mean + (i - e), e,
+                                        (j.d.positions ? j.d.positions[page] : p.position) + token);
+            else if (fine) y = x[i] + mean[i];
+            skvi_cu_write(to.data, to.dtype, at + e, y);
+        }
+}
+
 /* >>launch ------------------------------------------------------------------------------------ */
 /* Every kernel takes one struct. Shared memory above 48 KiB is asked for first. */
 template <class P>
@@ -2155,6 +2560,69 @@ SKVDEF skv_result skv_cuda_decode(const skv_cuda_decode_desc *desc, skv_cuda_str
     const dim3 grid((wide + 31) / 32, 2 * t->n_groups, desc->n_pages);
     return skvi_cu_launch(skvi_cu_decode_kernel, grid, SKVI_CU_DECODE_BYTES, stream,
                           *desc);
+}
+
+/* As skvi_cu_attend_plan, for cold pages; *held is the bytes kept. */
+static size_t skvi_cu_cold_plan(const skv_cuda_cold_desc *d, skvi_cu_cold_job *j, size_t *held)
+{
+    const skv_cold_table *t = d->host;
+    unsigned char *keep = (unsigned char *)d->held, *work = (unsigned char *)d->work;
+    size_t n = d->n_pages, at;
+    if (!t || t->magic != SKV_COLD_MAGIC || t->bytes < sizeof *t || !n || n > 65535) return 0;
+    memset(j, 0, sizeof *j);
+    j->d = *d;
+    j->slots = t->depth + 1;
+    j->own = t->shape.n_kv_heads * (t->shape.head_dim + t->shape.head_dim_v);
+    for (uint32_t i = 0; i < 2 * t->n_groups; i++) {
+        const skv_cold_table_stream *s =
+            (const skv_cold_table_stream *)((const unsigned char *)t + t->stream) + i;
+        if (s->n > j->widest) j->widest = s->n;
+    }
+    at = skvi_cu_room_bytes(n * j->slots * sizeof *j->held);
+    *held = at + j->slots * n * 64 * t->width * sizeof *j->row;
+    j->held = (skvi_cu_cold_held *)(void *)keep;
+    j->row = keep ? (float *)(void *)(keep + at) : NULL;
+    j->page = (skvi_cu_cold_page *)(void *)work;
+    at = skvi_cu_room_bytes(n * sizeof *j->page);
+    j->coded = work ? (uint32_t *)(void *)(work + at) : NULL;
+    at += skvi_cu_room_bytes(n * 2 * t->n_groups * sizeof *j->coded);
+    j->q = work ? (int16_t *)(void *)(work + at) : NULL;
+    return at + n * j->own * 64 * sizeof *j->q;
+}
+
+SKVDEF size_t skv_cuda_cold_held(const skv_cuda_cold_desc *desc)
+{
+    skvi_cu_cold_job j;
+    size_t held = 0;
+    return desc && skvi_cu_cold_plan(desc, &j, &held) ? held : 0;
+}
+
+SKVDEF size_t skv_cuda_cold_work(const skv_cuda_cold_desc *desc)
+{
+    skvi_cu_cold_job j;
+    size_t held;
+    return desc ? skvi_cu_cold_plan(desc, &j, &held) : 0;
+}
+
+SKVDEF skv_result skv_cuda_cold_decode(const skv_cuda_cold_desc *desc, skv_cuda_stream stream)
+{
+    skvi_cu_cold_job j;
+    size_t held = 0, work = desc ? skvi_cu_cold_plan(desc, &j, &held) : 0;
+    if (!work || !desc->tables || !desc->pages || !desc->at || !desc->rows || !desc->held ||
+        !desc->work || desc->held_bytes < held || desc->work_bytes < work ||
+        ((size_t)desc->tables | (size_t)desc->held | (size_t)desc->work) % 16 ||
+        desc->k.dtype > SKV_BF16 || desc->v.dtype > SKV_BF16)
+        return SKV_ERR_ARG;
+    const uint32_t n = desc->n_pages, groups = desc->host->n_groups;
+    skv_result r = skvi_cu_launch(skvi_cu_cold_codes_kernel,
+                                  dim3((n + SKVI_CU_WARPS - 1) / SKVI_CU_WARPS),
+                                  skvi_cu_cold_codes_bytes(j.widest), stream, j);
+    for (j.values = 0; r == SKV_OK && j.values < 2; j.values++)
+        r = skvi_cu_launch(skvi_cu_cold_rows_kernel, dim3((j.widest + 31) / 32, groups, n),
+                           SKVI_CU_TILE_BYTES, stream, j);
+    if (r == SKV_OK && (desc->k.data || desc->v.data))
+        r = skvi_cu_launch(skvi_cu_cold_out_kernel, dim3(8, 2 * groups, n), 0, stream, j);
+    return r;
 }
 
 SKVDEF skv_result skv_cuda_copy_pages(void *to_pool, const int32_t *to, const void *from_pool,

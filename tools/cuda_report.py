@@ -49,6 +49,9 @@ int main(void)
     printf("skvi_cu_search_kernel %zu\\n", (size_t)SKVI_CU_SEARCH_BYTES);
     printf("skvi_cu_finish_kernel %zu\\n", (size_t)SKVI_CU_FINISH_BYTES);
     printf("skvi_cu_decode_kernel %zu\\n", (size_t)SKVI_CU_DECODE_BYTES);
+    printf("skvi_cu_cold_codes_kernel %zu\\n", skvi_cu_cold_codes_bytes(64));
+    printf("skvi_cu_cold_rows_kernel %zu\\n", (size_t)SKVI_CU_TILE_BYTES);
+    printf("skvi_cu_cold_out_kernel 0\\n");
     return 0;
 }
 """

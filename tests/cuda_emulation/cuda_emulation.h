@@ -272,7 +272,9 @@ static inline int run_block(size_t shared)
 #define __reduce_min_sync(mask, x) emu::least(x, __LINE__)
 
 static inline unsigned umin(unsigned a, unsigned b) { return a < b ? a : b; }
+static inline int max(int a, int b) { return a > b ? a : b; }
 static inline int min(int a, int b) { return a < b ? a : b; }
+static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
 static inline int __dp4a(int a, int b, int c)
 {
     for (int i = 0; i < 32; i += 8) c += (int8_t)((unsigned)a >> i) * (int8_t)((unsigned)b >> i);
