@@ -134,7 +134,7 @@ nvcc:                       ## compile the headers with nvcc
 
 test-gpu:                   ## the tests of the CUDA kernels on a device, also under compute-sanitizer
 	@mkdir -p build/gpu
-	@for t in attend pages cold; do $(or $(NVCC),nvcc) -x cu -std=c++17 -O2 -lineinfo -arch=native -I. -Itests \
+	@for t in attend pages cold profile; do $(or $(NVCC),nvcc) -x cu -std=c++17 -O2 -lineinfo -arch=native -I. -Itests \
 	  tests/test_cuda_$$t.cpp -o build/gpu/test_cuda_$$t && build/gpu/test_cuda_$$t || exit 1; \
 	  for tool in memcheck racecheck synccheck; do echo "-- $$tool" && SKV_SANITIZED=1 \
 	  compute-sanitizer --tool $$tool --error-exitcode 1 build/gpu/test_cuda_$$t || exit 1; done; done

@@ -339,6 +339,38 @@ SKVDEF skv_result skv_profiler_merge(skv_profiler *p, const skv_profiler *other)
 SKVDEF skv_result skv_profiler_narrow(const skv_profiler *p, uint32_t head_group,
                                       skv_profiler **out);
 
+/* The sums of one layer as they are, to bring them over from another process, or from a GPU
+   (skv_cuda_profile). Doubles, in this order; Grams have their upper triangle, zeros below:
+     n_tokens, n_queries;
+     per head group of K: sum of x [D], Gram [D][D], sum of x wave^T [D][2 pairs];
+     per head group of V: sum of x [D], Gram [D][D];
+     sum of wave [2 pairs], of wave wave^T [2 pairs][2 pairs];
+     query Gram [n_kv_heads][head_dim][head_dim], the same of output-aware weights;
+     mass [n_q_heads]: sum of p_ij^2 over what will be read from pages
+   with wave = cos(t freqs), sin(t freqs). sums NULL asks for *n. */
+SKVDEF skv_result skv_profiler_sums(const skv_profiler *p, uint32_t layer, double *sums,
+                                    size_t capacity, size_t *n);
+/* Adds them to p's own: of a profiler with the same head groups, sinks, window, W_O and RoPE. All
+   or nothing: ERR_SHAPE where n is not p's, ERR_NOT_FINITE, ERR_ARG for counts that are none. */
+SKVDEF skv_result skv_profiler_add_sums(skv_profiler *p, uint32_t layer, const double *sums,
+                                        size_t n);
+
+/* All that it takes to make such sums, as one block: see >>tables. */
+#define SKV_PROFILER_MAGIC 0x50564B53u  /* "SKVP" on little endian machines */
+typedef struct skv_profiler_table {
+    uint32_t  magic, bytes, layer, n_groups, head_group;    /* bytes of the whole block */
+    uint32_t  sinks, window, max_passage, max_queries;
+    skv_layer shape;                /* nothing is 0 for a default */
+    uint32_t  style, pairs;         /* skv_rope, or 0 and 0 */
+    uint32_t  freqs;                /* float [pairs] */
+    uint32_t  output;               /* float [n_q_heads][head_dim_v][head_dim_v]: W_O,h^T W_O,h */
+    uint32_t  n_sums;               /* of skv_profiler_sums */
+} skv_profiler_table;
+
+/* As skv_codec_tables, after skv_profiler_output and skv_profiler_rope. */
+SKVDEF skv_result skv_profiler_tables(const skv_profiler *p, uint32_t layer, void *buf,
+                                      size_t capacity, size_t *bytes);
+
 /* >>profile -----------------------------------------------------------------------------------
    Per stream (K or V of a layer) and head group: mean, transform, its inverse, and the variance of
    each latent channel in units of expected output error. Serves every target. Immutable. */
@@ -3270,6 +3302,79 @@ SKVDEF skv_result skv_profiler_add(skv_profiler *p, uint32_t layer, const skv_sp
     l->n_tokens += (double)(n_tokens - first);
     l->n_queries += (double)(n_tokens < p->max_queries ? n_tokens : p->max_queries);
     skvi_work_end(p, block, bytes);
+    return SKV_OK;
+}
+
+/* n of a player's sums, and where they go to or come from, if anywhere. */
+typedef struct skvi_sumswalk {
+    double       *out;
+    const double *in;
+    size_t        n;
+} skvi_sumswalk;
+static void skvi_sums_part(skvi_sumswalk *w, double *own, size_t n)
+{
+    size_t i;
+    for (i = 0; w->out && i < n; i++) w->out[w->n + i] = own[i];
+    for (i = 0; w->in && i < n; i++) own[i] += w->in[w->n + i];
+    w->n += n;
+}
+
+static void skvi_sums_walk(const skv_profiler *p, uint32_t layer, skvi_sumswalk *w)
+{
+    skvi_player *l = &p->player[layer];
+    const size_t F = 2 * (size_t)l->turn.pairs, d = l->shape.head_dim, dv = l->shape.head_dim_v;
+    size_t g, n;
+    skvi_sums_part(w, &l->n_tokens, 1);
+    skvi_sums_part(w, &l->n_queries, 1);
+    for (g = 0; g < 2 * (size_t)l->n_groups; g++) {
+        const int keys = g < l->n_groups;
+        skvi_gram *x = keys ? &l->k[g] : &l->v[g - l->n_groups];
+        n = skvi_group_heads(&l->shape, p->head_group, (uint32_t)(g % l->n_groups));
+        n *= keys ? d : dv;
+        skvi_sums_part(w, x->sum, n);
+        skvi_sums_part(w, x->gram, n * n);
+        if (keys) skvi_sums_part(w, x->cross, n * F);
+    }
+    skvi_sums_part(w, l->wave_sum, F);
+    skvi_sums_part(w, l->wave, F * F);
+    skvi_sums_part(w, l->mk_plain, l->shape.n_kv_heads * d * d);
+    skvi_sums_part(w, l->mk, l->shape.n_kv_heads * d * d);
+    skvi_sums_part(w, l->mass, l->shape.n_q_heads);
+}
+
+static size_t skvi_sums_count(const skv_profiler *p, uint32_t layer)
+{
+    skvi_sumswalk w = {NULL, NULL, 0};
+    skvi_sums_walk(p, layer, &w);
+    return w.n;
+}
+
+SKVDEF skv_result skv_profiler_sums(const skv_profiler *p, uint32_t layer, double *sums,
+                                    size_t capacity, size_t *n)
+{
+    skvi_sumswalk w = {NULL, NULL, 0};
+    if (!p || !n || layer >= p->model.n_layers) return SKV_ERR_ARG;
+    *n = skvi_sums_count(p, layer);
+    if (!sums) return SKV_OK;
+    if (capacity < *n) return SKV_ERR_ARG;
+    w.out = sums;
+    skvi_sums_walk(p, layer, &w);
+    return SKV_OK;
+}
+
+SKVDEF skv_result skv_profiler_add_sums(skv_profiler *p, uint32_t layer, const double *sums,
+                                        size_t n)
+{
+    skvi_sumswalk w = {NULL, NULL, 0};
+    size_t i;
+    if (!p || !sums || layer >= p->model.n_layers) return SKV_ERR_ARG;
+    if (n != skvi_sums_count(p, layer)) return SKV_ERR_SHAPE;
+    for (i = 0; i < n; i++)
+        if (!(fabs(sums[i]) <= 1e300)) return SKV_ERR_NOT_FINITE;
+    for (i = 0; i < 2; i++)
+        if (!(sums[i] >= 0) || sums[i] > 1e15 || floor(sums[i]) != sums[i]) return SKV_ERR_ARG;
+    w.in = sums;
+    skvi_sums_walk(p, layer, &w);
     return SKV_OK;
 }
 
@@ -8448,6 +8553,45 @@ SKVDEF skv_result skv_codec_tables(const skv_codec *c, uint32_t layer, void *buf
 {
     if (!c || !bytes || layer >= c->coder.profile->model.n_layers) return SKV_ERR_ARG;
     return skvi_tables(&c->coder, layer, buf, capacity, bytes);
+}
+
+static void skvi_profilertable_write(const skv_profiler *p, uint32_t layer, skvi_arena *a)
+{
+    const skvi_player *l = &p->player[layer];
+    const size_t dv = l->shape.head_dim_v;
+    skv_profiler_table head, *t = (skv_profiler_table *)skvi_take(a, 1, sizeof *t);
+    memset(&head, 0, sizeof head);
+    head.magic = SKV_PROFILER_MAGIC;
+    head.layer = layer;
+    head.n_groups = l->n_groups;
+    head.head_group = p->head_group;
+    head.sinks = p->sinks;
+    head.window = p->window;
+    head.max_passage = p->max_passage;
+    head.max_queries = p->max_queries;
+    head.shape = l->shape;
+    head.style = l->turn.style;
+    head.pairs = l->turn.pairs;
+    head.n_sums = (uint32_t)skvi_sums_count(p, layer);
+    skvi_table_put(a, l->turn.freq, l->turn.pairs, sizeof(float), &head.freqs);
+    skvi_table_put(a, l->wo, l->shape.n_q_heads * dv * dv, sizeof(float), &head.output);
+    (void)skvi_take(a, 0, 1);
+    head.bytes = (uint32_t)a->used;
+    if (t) *t = head;
+}
+
+SKVDEF skv_result skv_profiler_tables(const skv_profiler *p, uint32_t layer, void *buf,
+                                      size_t capacity, size_t *bytes)
+{
+    skvi_arena a = {NULL, 0, 0};
+    skv_result r;
+    if (!p || !bytes || layer >= p->model.n_layers) return SKV_ERR_ARG;
+    if (skvi_sums_count(p, layer) > 0xFFFFFFFFu) return SKV_ERR_SHAPE;
+    skvi_profilertable_write(p, layer, &a);
+    *bytes = a.used;
+    r = skvi_table_room(&a, buf, capacity);
+    if (r == SKV_OK && buf) skvi_profilertable_write(p, layer, &a);
+    return r;
 }
 
 /* >>heap --------------------------------------------------------------------------------------

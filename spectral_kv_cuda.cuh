@@ -24,7 +24,8 @@
      - skv_cuda_encode makes many pages at once out of rows that lie anywhere (a ring, a paged f16
        cache), skv_cuda_decode gives rows back.
      - skv_cuda_cold_decode gives rows of cold pages, layer after layer, as skv_cold_decode does.
-     Not here yet: exact tokens on tensor cores (they go through float sums), calibration.
+     - skv_cuda_profile makes the sums that skv_profiler_add makes, for calibration.
+     Not here yet: exact tokens on tensor cores (they go through float sums).
 
    HOW TO USE IT, PER LAYER
      1. skv_codec_tables or skv_cache_tables on the host; copy the block to the device once.
@@ -33,7 +34,7 @@
         they move as they are: skv_cuda_copy_pages, to pools in host memory and back.
      3. skv_cuda_attend_work bytes of device memory, for as long as the launches run.
      4. skv_cuda_attend on a stream.
-     Calls launch one to four kernels, allocate nothing and wait for nothing, so a graph may capture
+     Calls launch one to five kernels, allocate nothing and wait for nothing, so a graph may capture
      them. A refused launch is SKV_ERR_DEVICE.
 
    WHAT AGREES WITH THE CPU
@@ -52,9 +53,10 @@
      They have not been run on a real device yet, so nothing is said of their speed.
 
    OUTLINE (search for the tag)
-     In the API             >>pages  >>attend  >>encode  >>cold
+     In the API             >>pages  >>attend  >>encode  >>cold  >>calibrate
      In the implementation  >>device  >>expand  >>product  >>query  >>attention  >>merge  >>rows
-                            >>choose  >>search  >>finish  >>dense  >>cold  >>launch
+                            >>choose  >>search  >>finish  >>dense  >>cold  >>calibrate
+                            >>launch
 */
 #ifndef SPECTRAL_KV_CUDA_H
 #define SPECTRAL_KV_CUDA_H
@@ -199,6 +201,27 @@ typedef struct skv_cuda_cold_desc {
 SKVDEF size_t     skv_cuda_cold_held(const skv_cuda_cold_desc *desc);
 SKVDEF size_t     skv_cuda_cold_work(const skv_cuda_cold_desc *desc);
 SKVDEF skv_result skv_cuda_cold_decode(const skv_cuda_cold_desc *desc, skv_cuda_stream stream);
+
+/* >>calibrate ---------------------------------------------------------------------------------
+   skv_profiler_add on a GPU: one passage of one layer, tokens from position 0 on, into sums that
+   lie in device memory. They start as zeros; after any number of passages copy them to the host and
+   give them to skv_profiler_add_sums, a layer at a time. All pointers but host are device memory.
+   Numbers that are not finite make sums that skv_profiler_add_sums refuses. Grams are float sums
+   over 32 tokens, then doubles, in a fixed order: the same call gives the same bits. */
+typedef struct skv_cuda_profile_desc {
+    const skv_profiler_table *host; /* the layer's tables (skv_profiler_tables) */
+    const void      *tables;        /* the same bytes in device memory, at a multiple of 16 */
+    uint32_t         n_tokens;      /* at most max_passage; scores of a query are kept in shared
+                                       memory: SKV_ERR_DEVICE beyond some 10,000 to 50,000 */
+    skv_span         q, k, v;       /* [n_tokens][heads][head_dim, _v] */
+    double          *sums;          /* [host->n_sums], as skv_profiler_sums says */
+    void            *work;          /* at a multiple of 16 */
+    size_t           work_bytes;    /* skv_cuda_profile_work at least */
+} skv_cuda_profile_desc;
+
+/* Reads host and n_tokens. 0: they make no sense. Launches five kernels. */
+SKVDEF size_t     skv_cuda_profile_work(const skv_cuda_profile_desc *desc);
+SKVDEF skv_result skv_cuda_profile(const skv_cuda_profile_desc *desc, skv_cuda_stream stream);
 
 /* Copies n slots of page_bytes: from[i] of one pool to to[i] of another, either of them in device
    or in host memory; from and to are the host's. Neighbours that stay neighbours go in one piece.
@@ -2346,6 +2369,350 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_cold_out_kernel(skvi_cu
         }
 }
 
+/* >>calibrate ---------------------------------------------------------------------------------
+   Sums of a passage. CPU: skvi_add_gram, skvi_add_waves, skvi_add_tile. */
+typedef struct skvi_cu_profile_job {
+    skv_cuda_profile_desc d;
+    uint32_t count;                     /* queries of a head */
+    uint32_t first;                     /* tokens before it are sinks, and counted nowhere */
+    float   *v;                         /* [n_kv][n_tokens][dim_v] less their mean */
+    float   *vgv;                       /* [n_q][n_tokens] |W_O v_j|^2 */
+    float   *wave;                      /* [n_tokens][2 pairs] */
+    double  *weight, *mass;             /* [n_q][count] a_i and sum of p_ij^2 */
+} skvi_cu_profile_job;
+
+/* Position of a query. */
+__device__ __forceinline__ uint32_t skvi_cu_query_at(const skvi_cu_profile_job &j, uint32_t i)
+{
+    return (uint32_t)((2 * (uint64_t)i + 1) * j.d.n_tokens / (2 * (uint64_t)j.count));
+}
+
+/* Element e of a token of one of the three tensors. */
+__device__ __forceinline__ float skvi_cu_element(const skv_span &x, uint32_t heads, uint32_t dim,
+                                                 uint32_t token, uint32_t head, uint32_t e)
+{
+    return skvi_cu_read(x.data, x.dtype,
+                        skvi_cu_start(x.token_stride, x.head_stride, heads, dim, token, head) + e);
+}
+
+/* Grid: KV head's values, then waves by 16 tokens. */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_prepare_kernel(skvi_cu_profile_job j)
+{
+    const skv_profiler_table *t = (const skv_profiler_table *)j.d.tables;
+    const uint32_t kv = t->shape.n_kv_heads, dv = t->shape.head_dim_v, n = j.d.n_tokens;
+    if (blockIdx.x < kv) {
+        for (uint32_t i = threadIdx.x; i < dv; i += SKVI_CU_BLOCK) {
+            double mean = 0;
+            for (uint32_t token = 0; token < n; token++)
+                mean += (double)skvi_cu_element(j.d.v, kv, dv, token, blockIdx.x, i) / n;
+            for (uint32_t token = 0; token < n; token++)
+                j.v[((size_t)blockIdx.x * n + token) * dv + i] =
+                    skvi_cu_element(j.d.v, kv, dv, token, blockIdx.x, i) - (float)mean;
+        }
+        return;
+    }
+    const float *freqs = skvi_cu_at<float>(t, t->freqs);
+    const uint32_t from = 16 * (blockIdx.x - kv), end = umin(from + 16, n);
+    for (uint32_t i = threadIdx.x; i < 16 * t->pairs; i += SKVI_CU_BLOCK) {
+        const uint32_t token = from + i / t->pairs, p = i % t->pairs;
+        if (token >= end) continue;
+        const double angle = (double)token * (double)freqs[p];
+        j.wave[(size_t)token * 2 * t->pairs + p] = (float)cos(angle);
+        j.wave[(size_t)token * 2 * t->pairs + t->pairs + p] = (float)sin(angle);
+    }
+}
+
+/* A warp: v^T G v of one token. */
+__device__ __forceinline__ float skvi_cu_quadratic(const float *v, const float *g, uint32_t n)
+{
+    float sum = 0;
+    for (uint32_t a = 0; a < n; a++)
+        for (uint32_t b = threadIdx.x % 32; b < n; b += 32) sum += v[a] * g[a * n + b] * v[b];
+    return skvi_cu_warp_sum(sum);
+}
+
+/* Grid: tokens by 32, query head. */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_norms_kernel(skvi_cu_profile_job j)
+{
+    const skv_profiler_table *t = (const skv_profiler_table *)j.d.tables;
+    const uint32_t dv = t->shape.head_dim_v, n = j.d.n_tokens, head = blockIdx.y;
+    const uint32_t kv = head / (t->shape.n_q_heads / t->shape.n_kv_heads);
+    const float *g = skvi_cu_at<float>(t, t->output) + (size_t)head * dv * dv;
+    const uint32_t end = umin(n, 32 * blockIdx.x + 32);
+    for (uint32_t token = 32 * blockIdx.x + threadIdx.x / 32; token < end; token += SKVI_CU_WARPS) {
+        const float x = skvi_cu_quadratic(j.v + ((size_t)kv * n + token) * dv, g, dv);
+        if (!(threadIdx.x % 32)) j.vgv[(size_t)head * n + token] = x;
+    }
+}
+
+typedef struct skvi_cu_weigh {          /* shared memory of a block: one query of one head */
+    float  *q, *o, *og, *part;          /* [head_dim], [dim_v] twice, [WARPS] */
+    double *sum;                        /* [2][WARPS] */
+    float  *score;                      /* [n_tokens], behind soft cap and mask */
+} skvi_cu_weigh;
+static size_t skvi_cu_weigh_bytes(uint32_t d, uint32_t dv, uint32_t n)
+{
+    return skvi_cu_room_bytes(4 * d) + 2 * skvi_cu_room_bytes(4 * dv) +
+           skvi_cu_room_bytes(4 * SKVI_CU_WARPS) + skvi_cu_room_bytes(16 * SKVI_CU_WARPS) +
+           skvi_cu_room_bytes((size_t)4 * n);
+}
+
+/* Scores of keys begin .. pos; returns the greatest. */
+__device__ __forceinline__ float skvi_cu_weigh_scores(const skvi_cu_profile_job &j,
+                                                      const skv_profiler_table *t,
+                                                      const skvi_cu_weigh &w, uint32_t kv,
+                                                      uint32_t begin, uint32_t pos)
+{
+    const uint32_t d = t->shape.head_dim, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const float cap = t->shape.softcap;
+    float top = SKVI_CU_NEVER;
+    for (uint32_t i = begin + warp; i <= pos; i += SKVI_CU_WARPS) {
+        float x = 0;
+        for (uint32_t e = lane; e < d; e += 32)
+            x += w.q[e] * skvi_cu_element(j.d.k, t->shape.n_kv_heads, d, i, kv, e);
+        x = t->shape.scale * skvi_cu_warp_sum(x);
+        if (cap > 0) x = cap * tanhf(x / cap);
+        top = fmaxf(top, x);
+        if (!lane) w.score[i] = x;
+    }
+    if (!lane) w.part[warp] = top;
+    __syncthreads();
+    for (uint32_t i = 0; i < SKVI_CU_WARPS; i++) top = fmaxf(top, w.part[i]);
+    return top;
+}
+
+/* Output o of a query less the mean of values, and G o. Returns o^T G o. */
+__device__ __forceinline__ float skvi_cu_weigh_output(const skvi_cu_profile_job &j,
+                                                      const skv_profiler_table *t,
+                                                      const skvi_cu_weigh &w, uint32_t head,
+                                                      uint32_t begin, uint32_t pos, float top,
+                                                      float *total)
+{
+    const uint32_t dv = t->shape.head_dim_v, n = j.d.n_tokens;
+    const uint32_t kv = head / (t->shape.n_q_heads / t->shape.n_kv_heads);
+    const float *v = j.v + (size_t)kv * n * dv;
+    const float *g = skvi_cu_at<float>(t, t->output) + (size_t)head * dv * dv;
+    float sum = 0, oo = 0;
+    for (uint32_t i = begin; i <= pos; i++) sum += expf(w.score[i] - top);
+    for (uint32_t e = threadIdx.x; e < dv; e += SKVI_CU_BLOCK) {
+        float x = 0;
+        for (uint32_t i = begin; i <= pos; i++)
+            x += expf(w.score[i] - top) / sum * v[(size_t)i * dv + e];
+        w.o[e] = x;
+    }
+    __syncthreads();
+    for (uint32_t e = threadIdx.x; e < dv; e += SKVI_CU_BLOCK) {
+        float x = 0;
+        for (uint32_t i = 0; i < dv; i++) x += w.o[i] * g[(size_t)i * dv + e];
+        w.og[e] = x;
+    }
+    __syncthreads();
+    for (uint32_t i = 0; i < dv; i++) oo += w.o[i] * w.og[i];
+    *total = sum;
+    return oo;
+}
+
+/* Grid: query, query head. Shared: skvi_cu_weigh_bytes. What a key's error costs this query. */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_weigh_kernel(skvi_cu_profile_job j)
+{
+    extern __shared__ uint4 skvi_cu_shared[];
+    const skv_profiler_table *t = (const skv_profiler_table *)j.d.tables;
+    const uint32_t d = t->shape.head_dim, dv = t->shape.head_dim_v, n = j.d.n_tokens;
+    const uint32_t head = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t kv = head / (t->shape.n_q_heads / t->shape.n_kv_heads);
+    const uint32_t pos = skvi_cu_query_at(j, blockIdx.x), sliding = t->shape.sliding_window;
+    const uint32_t begin = sliding && pos + 1 > sliding ? pos + 1 - sliding : 0;
+    const float cap = t->shape.softcap;
+    unsigned char *at = (unsigned char *)skvi_cu_shared;
+    skvi_cu_weigh w;
+    w.q = skvi_cu_room<float>(&at, d);
+    w.o = skvi_cu_room<float>(&at, dv);
+    w.og = skvi_cu_room<float>(&at, dv);
+    w.part = skvi_cu_room<float>(&at, SKVI_CU_WARPS);
+    w.sum = skvi_cu_room<double>(&at, 2 * SKVI_CU_WARPS);
+    w.score = skvi_cu_room<float>(&at, n);
+    for (uint32_t i = threadIdx.x; i < d; i += SKVI_CU_BLOCK)
+        w.q[i] = skvi_cu_element(j.d.q, t->shape.n_q_heads, d, pos, head, i);
+    __syncthreads();
+    const float top = skvi_cu_weigh_scores(j, t, w, kv, begin, pos);
+    float total;
+    const float oo = skvi_cu_weigh_output(j, t, w, head, begin, pos, top, &total);
+    double weight = 0, mass = 0;
+    for (uint32_t i = max((int)begin, (int)t->sinks) + warp; i + t->window <= pos;
+         i += SKVI_CU_WARPS) {
+        const float p = expf(w.score[i] - top) / total, th = cap > 0 ? w.score[i] / cap : 0;
+        const float x = p * (1 - th * th), *v = j.v + ((size_t)kv * n + i) * dv;
+        if (p < 1e-6f) continue;
+        float dot = 0;
+        for (uint32_t e = lane; e < dv; e += 32) dot += w.og[e] * v[e];
+        const float far = j.vgv[(size_t)head * n + i] + oo - 2 * skvi_cu_warp_sum(dot);
+        if (!(far <= 0)) weight += (double)(x * x * far);
+        mass += (double)(p * p);
+    }
+    if (!lane) w.sum[warp] = weight, w.sum[SKVI_CU_WARPS + warp] = mass;
+    __syncthreads();
+    if (threadIdx.x) return;
+    weight = mass = 0;
+    for (uint32_t i = 0; i < SKVI_CU_WARPS; i++) {
+        weight += w.sum[i];
+        mass += w.sum[SKVI_CU_WARPS + i];
+    }
+    j.weight[(size_t)head * j.count + blockIdx.x] = weight;
+    j.mass[(size_t)head * j.count + blockIdx.x] = mass;
+}
+
+/* The sums of a passage, a task each: what is multiplied with what, and where it goes. */
+enum { SKVI_CU_KEYS, SKVI_CU_VALUES, SKVI_CU_WAVES, SKVI_CU_QUERIES };
+typedef struct skvi_cu_side {           /* numbers [n] of a token (queries: of a row) */
+    uint32_t what, head, dim, n;
+} skvi_cu_side;
+typedef struct skvi_cu_task {
+    skvi_cu_side x, y;
+    uint32_t     weigh, upper;          /* rows count as their weights say; y = x */
+    double      *sum, *gram;            /* sum of y, or NULL; of x y^T */
+} skvi_cu_task;
+
+__device__ __forceinline__ uint32_t skvi_cu_task_heads(const skv_profiler_table *t, uint32_t g)
+{
+    return umin(t->head_group, t->shape.n_kv_heads - g * t->head_group);
+}
+
+/* Task `i` of 3 n_groups (Gram and cross of K, Gram of V) + 1 (waves) + 2 n_kv (queries). Where:
+   see skv_profiler_sums. */
+__device__ __forceinline__ skvi_cu_task skvi_cu_task_of(const skvi_cu_profile_job &j,
+                                                        const skv_profiler_table *t, uint32_t i)
+{
+    const uint32_t F = 2 * t->pairs, groups = t->n_groups, kv = t->shape.n_kv_heads;
+    const uint32_t d = t->shape.head_dim, dv = t->shape.head_dim_v, g = i % groups;
+    const size_t whole = (size_t)t->head_group * d, whole_v = (size_t)t->head_group * dv;
+    const size_t last = (size_t)skvi_cu_task_heads(t, groups - 1) * d;
+    const size_t last_v = (size_t)skvi_cu_task_heads(t, groups - 1) * dv;
+    double *at = j.d.sums + 2, *values = at + (groups - 1) * whole * (1 + whole + F) +
+                                         last * (1 + last + F);
+    double *waves = values + (groups - 1) * whole_v * (1 + whole_v) + last_v * (1 + last_v);
+    const skvi_cu_side wave = {SKVI_CU_WAVES, 0, F, F};
+    skvi_cu_task task = {wave, wave, 0, 1, waves, waves + F};
+    if (i < 2 * groups) {               /* keys with keys, then with waves */
+        const uint32_t n = skvi_cu_task_heads(t, g) * d;
+        at += g * whole * (1 + whole + F);
+        task.x = {SKVI_CU_KEYS, g * t->head_group, d, n};
+        task.y = i < groups ? task.x : wave;
+        task.upper = i < groups;
+        task.sum = i < groups ? at : NULL;
+        task.gram = at + n + (i < groups ? 0 : (size_t)n * n);
+    } else if (i < 3 * groups) {
+        const uint32_t n = skvi_cu_task_heads(t, g) * dv;
+        values += g * whole_v * (1 + whole_v);
+        task.x = task.y = {SKVI_CU_VALUES, g * t->head_group, dv, n};
+        task.sum = values;
+        task.gram = values + n;
+    } else if (i > 3 * groups) {
+        const uint32_t head = (i - 3 * groups - 1) % kv;
+        task.weigh = i - 3 * groups - 1 >= kv;
+        task.x = task.y = {SKVI_CU_QUERIES, head, d, d};
+        task.sum = NULL;
+        task.gram = waves + F + (size_t)F * F + (size_t)(i - 3 * groups - 1) * d * d;
+    }
+    return task;
+}
+
+/* Number e of row r of a side. */
+__device__ __forceinline__ float skvi_cu_side_at(const skvi_cu_profile_job &j,
+                                                 const skv_profiler_table *t,
+                                                 const skvi_cu_side &s, uint32_t r, uint32_t e)
+{
+    const uint32_t kv = t->shape.n_kv_heads, each = t->shape.n_q_heads / kv;
+    if (s.what == SKVI_CU_WAVES) return j.wave[(size_t)(j.first + r) * s.n + e];
+    if (s.what == SKVI_CU_QUERIES)
+        return skvi_cu_element(j.d.q, t->shape.n_q_heads, s.dim, skvi_cu_query_at(j, r % j.count),
+                               s.head * each + r / j.count, e);
+    return skvi_cu_element(s.what == SKVI_CU_KEYS ? j.d.k : j.d.v, kv, s.dim, j.first + r,
+                           s.head + e / s.dim, e % s.dim);
+}
+
+/* What row r of a task counts: 1, or of a query scale^2 and its weight. */
+__device__ __forceinline__ float skvi_cu_task_weight(const skvi_cu_profile_job &j,
+                                                     const skv_profiler_table *t,
+                                                     const skvi_cu_task &task, uint32_t r)
+{
+    const uint32_t each = t->shape.n_q_heads / t->shape.n_kv_heads;
+    const double scale = (double)t->shape.scale * t->shape.scale;
+    if (task.x.what != SKVI_CU_QUERIES) return 1;
+    return (float)(task.weigh ? scale * j.weight[(size_t)task.x.head * each * j.count + r] : scale);
+}
+
+/* Rows [r0, r0 + 32) of a tile of a task: 64 numbers of y, 32 of x; 0 where there is none. */
+__device__ __forceinline__ void skvi_cu_task_load(const skvi_cu_profile_job &j,
+                                                  const skv_profiler_table *t,
+                                                  const skvi_cu_task &task, uint32_t r0,
+                                                  uint32_t rows, float *y, float *x)
+{
+    for (uint32_t i = threadIdx.x; i < SKVI_CU_DEEP * 96; i += SKVI_CU_BLOCK) {
+        const uint32_t k = i / 96, c = i % 96, r = r0 + k;
+        const uint32_t e = c < 64 ? 64 * blockIdx.x + c : 32 * blockIdx.y + c - 64;
+        float z = 0;
+        if (r < rows && c < 64 && e < task.y.n) z = skvi_cu_side_at(j, t, task.y, r, e);
+        if (r < rows && c >= 64 && e < task.x.n)
+            z = skvi_cu_side_at(j, t, task.x, r, e) * skvi_cu_task_weight(j, t, task, r);
+        if (c < 64) y[k * SKVI_CU_PITCH + c] = z;
+        else x[k * SKVI_CU_OUTS + c - 64] = z;
+    }
+}
+
+/* Grid: 64 columns, 32 rows, task. */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_gram_kernel(skvi_cu_profile_job j)
+{
+    extern __shared__ uint4 skvi_cu_shared[];
+    const skv_profiler_table *t = (const skv_profiler_table *)j.d.tables;
+    const skvi_cu_task task = skvi_cu_task_of(j, t, blockIdx.z);
+    const uint32_t each = t->shape.n_q_heads / t->shape.n_kv_heads, i0 = 32 * blockIdx.y;
+    const uint32_t rows = task.x.what == SKVI_CU_QUERIES ? each * j.count : j.d.n_tokens - j.first;
+    unsigned char *at = (unsigned char *)skvi_cu_shared;
+    float *y = skvi_cu_room<float>(&at, SKVI_CU_DEEP * SKVI_CU_PITCH);
+    float *x = skvi_cu_room<float>(&at, SKVI_CU_DEEP * SKVI_CU_OUTS);
+    double sum[4][4] = {};
+    if (64 * blockIdx.x >= task.y.n || i0 >= task.x.n) return;
+    if (task.upper && 64 * blockIdx.x + 63 < i0) return;
+    for (uint32_t r0 = 0; r0 < rows; r0 += SKVI_CU_DEEP) {
+        float acc[4][4] = {};
+        skvi_cu_task_load(j, t, task, r0, rows, y, x);
+        __syncthreads();
+        skvi_cu_multiply(y, x, acc);
+        #pragma unroll
+        for (uint32_t k = 0; k < 16; k++) sum[k / 4][k % 4] += (double)acc[k / 4][k % 4];
+        __syncthreads();
+    }
+    #pragma unroll
+    for (uint32_t k = 0; k < 16; k++) {
+        const uint32_t i = i0 + threadIdx.x / 16 * 4 + k / 4;
+        const uint32_t c = 64 * blockIdx.x + threadIdx.x % 16 * 4 + k % 4;
+        if (i < task.x.n && c < task.y.n && (!task.upper || c >= i))
+            task.gram[(size_t)i * task.y.n + c] += sum[k / 4][k % 4];
+    }
+}
+
+/* Grid: tasks; then one for counts and mass. */
+__global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_totals_kernel(skvi_cu_profile_job j)
+{
+    const skv_profiler_table *t = (const skv_profiler_table *)j.d.tables;
+    if (blockIdx.x <= 3 * t->n_groups) {
+        const skvi_cu_task task = skvi_cu_task_of(j, t, blockIdx.x);
+        for (uint32_t e = threadIdx.x; task.sum && e < task.y.n; e += SKVI_CU_BLOCK) {
+            double sum = 0;
+            for (uint32_t r = 0; r < j.d.n_tokens - j.first; r++)
+                sum += (double)skvi_cu_side_at(j, t, task.y, r, e);
+            task.sum[e] += sum;
+        }
+        return;
+    }
+    double *mass = j.d.sums + t->n_sums - t->shape.n_q_heads;
+    for (uint32_t h = threadIdx.x; h < t->shape.n_q_heads; h += SKVI_CU_BLOCK)
+        for (uint32_t i = 0; i < j.count; i++) mass[h] += j.mass[(size_t)h * j.count + i];
+    if (threadIdx.x) return;
+    j.d.sums[0] += j.d.n_tokens - j.first;
+    j.d.sums[1] += j.count;
+}
+
 /* >>launch ------------------------------------------------------------------------------------ */
 /* Every kernel takes one struct. Shared memory above 48 KiB is asked for first. */
 template <class P>
@@ -2622,6 +2989,70 @@ SKVDEF skv_result skv_cuda_cold_decode(const skv_cuda_cold_desc *desc, skv_cuda_
                            SKVI_CU_TILE_BYTES, stream, j);
     if (r == SKV_OK && (desc->k.data || desc->v.data))
         r = skvi_cu_launch(skvi_cu_cold_out_kernel, dim3(8, 2 * groups, n), 0, stream, j);
+    return r;
+}
+
+/* As skvi_cu_attend_plan, for a passage. */
+static size_t skvi_cu_profile_plan(const skv_cuda_profile_desc *d, skvi_cu_profile_job *j)
+{
+    const skv_profiler_table *t = d->host;
+    const size_t n = d->n_tokens;
+    size_t bytes[5], at = 0;
+    unsigned char *work = (unsigned char *)d->work;
+    if (!t || t->magic != SKV_PROFILER_MAGIC || t->bytes < sizeof *t || !n || n > t->max_passage)
+        return 0;
+    memset(j, 0, sizeof *j);
+    j->d = *d;
+    j->count = d->n_tokens < t->max_queries ? d->n_tokens : t->max_queries;
+    j->first = t->sinks < d->n_tokens ? t->sinks : d->n_tokens;
+    bytes[0] = (size_t)t->shape.n_q_heads * j->count * sizeof(double);
+    bytes[1] = bytes[0];
+    bytes[2] = t->shape.n_kv_heads * n * t->shape.head_dim_v * sizeof(float);
+    bytes[3] = t->shape.n_q_heads * n * sizeof(float);
+    bytes[4] = n * 2 * t->pairs * sizeof(float);
+    for (uint32_t i = 0; i < 5; i++) {
+        void *to = work ? work + at : NULL;
+        if (i < 2) *(i ? &j->mass : &j->weight) = (double *)to;
+        else *(i == 2 ? &j->v : i == 3 ? &j->vgv : &j->wave) = (float *)to;
+        at += skvi_cu_room_bytes(bytes[i]);
+    }
+    return at;
+}
+
+SKVDEF size_t skv_cuda_profile_work(const skv_cuda_profile_desc *desc)
+{
+    skvi_cu_profile_job j;
+    return desc ? skvi_cu_profile_plan(desc, &j) : 0;
+}
+
+SKVDEF skv_result skv_cuda_profile(const skv_cuda_profile_desc *desc, skv_cuda_stream stream)
+{
+    skvi_cu_profile_job j;
+    const size_t work = desc ? skvi_cu_profile_plan(desc, &j) : 0;
+    if (!work || !desc->tables || !desc->q.data || !desc->k.data || !desc->v.data || !desc->sums ||
+        !desc->work || desc->work_bytes < work ||
+        ((size_t)desc->tables | (size_t)desc->work) % 16 || desc->q.dtype > SKV_BF16 ||
+        desc->k.dtype > SKV_BF16 || desc->v.dtype > SKV_BF16)
+        return SKV_ERR_ARG;
+    const skv_profiler_table *t = desc->host;
+    const uint32_t n = desc->n_tokens, kv = t->shape.n_kv_heads, d = t->shape.head_dim;
+    const uint32_t dv = t->shape.head_dim_v, queries = t->shape.n_q_heads, F = 2 * t->pairs;
+    const uint32_t heads = t->head_group < kv ? t->head_group : kv;
+    uint32_t wide = heads * (d > dv ? d : dv);
+    if (F > wide) wide = F;
+    skv_result r = skvi_cu_launch(skvi_cu_prepare_kernel,
+                                  dim3(kv + (t->pairs ? (n + 15) / 16 : 0)), 0, stream, j);
+    if (r == SKV_OK)
+        r = skvi_cu_launch(skvi_cu_norms_kernel, dim3((n + 31) / 32, queries), 0, stream, j);
+    if (r == SKV_OK)
+        r = skvi_cu_launch(skvi_cu_weigh_kernel, dim3(j.count, queries),
+                           skvi_cu_weigh_bytes(d, dv, n), stream, j);
+    if (r == SKV_OK)
+        r = skvi_cu_launch(skvi_cu_gram_kernel, dim3((wide + 63) / 64, (wide + 31) / 32,
+                                                     3 * t->n_groups + 1 + 2 * kv),
+                           SKVI_CU_TILE_BYTES, stream, j);
+    if (r == SKV_OK)
+        r = skvi_cu_launch(skvi_cu_totals_kernel, dim3(3 * t->n_groups + 2), 0, stream, j);
     return r;
 }
 

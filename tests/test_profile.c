@@ -476,6 +476,47 @@ TEST(order_and_merge)
     }
 }
 
+/* Sums taken out of one profiler and given to another are as if it had seen the passages. */
+TEST(sums_travel)
+{
+    static const float freqs[3] = {1, 0.3f, 0.01f};
+    data x = make(90, layer_of(6, 3, 16, 20));
+    skv_profiler_desc d = desc_of(&x, 2, 4, 16);
+    skv_profiler *a = NULL, *b = NULL;
+    size_t n = 0, i = 0;
+    double *s, *t;
+    CHECK(skv_profiler_init(&a, &d) == SKV_OK && skv_profiler_init(&b, &d) == SKV_OK);
+    CHECK(skv_profiler_rope(a, 0, SKV_ROPE_HALVES, freqs, 3) == SKV_OK);
+    CHECK(skv_profiler_sums(b, 0, NULL, 0, &i) == SKV_OK);
+    CHECK(skv_profiler_rope(b, 0, SKV_ROPE_HALVES, freqs, 3) == SKV_OK);
+    CHECK(skv_profiler_sums(a, 0, NULL, 0, &n) == SKV_OK && n > i);
+    s = malloc(2 * n * sizeof *s);
+    t = s + n;
+    CHECK(add(a, &x) == SKV_OK);
+    CHECK(skv_profiler_sums(a, 0, s, n - 1, &n) == SKV_ERR_ARG);
+    CHECK(skv_profiler_sums(a, 1, s, n, &n) == SKV_ERR_ARG);
+    CHECK(skv_profiler_sums(a, 0, s, n, &n) == SKV_OK);
+    CHECK(s[0] == 86 && s[1] == a->player[0].n_queries && s[n - 1] == a->player[0].mass[5]);
+    CHECK(skv_profiler_add_sums(b, 0, s, n + 1) == SKV_ERR_SHAPE);
+    CHECK(skv_profiler_add_sums(b, 1, s, n) == SKV_ERR_ARG);
+    for (i = 0; i < 4; i++) {                   /* nothing of what is refused is added */
+        double keep = s[i < 2 ? n - 1 : 0];
+        s[i < 2 ? n - 1 : 0] = i == 0 ? NAN : i == 1 ? INFINITY : i == 2 ? -1 : 0.5;
+        CHECK(skv_profiler_add_sums(b, 0, s, n) == (i < 2 ? SKV_ERR_NOT_FINITE : SKV_ERR_ARG));
+        s[i < 2 ? n - 1 : 0] = keep;
+    }
+    CHECK(b->player[0].n_tokens == 0 && b->player[0].k[0].gram[0] == 0);
+    CHECK(skv_profiler_add_sums(b, 0, s, n) == SKV_OK);
+    CHECK(skv_profiler_sums(b, 0, t, n, &n) == SKV_OK && !memcmp(s, t, n * sizeof *s));
+    CHECK(skv_profiler_add_sums(b, 0, s, n) == SKV_OK);         /* adds, not sets */
+    CHECK(skv_profiler_sums(b, 0, t, n, &n) == SKV_OK);
+    for (i = 0; i < n; i++) CHECK(t[i] == 2 * s[i]);
+    free(s);
+    skv_profiler_free(a);
+    skv_profiler_free(b);
+    drop(&x);
+}
+
 /* Heads that say the same but for a little noise: sharing a latent space must pay. */
 static data alike(size_t n, uint32_t n_kv, size_t d)
 {
@@ -1465,6 +1506,7 @@ int main(int argc, char **argv)
     RUN(queries_are_sampled_evenly);
     RUN(passages_shorter_than_the_sinks);
     RUN(order_and_merge);
+    RUN(sums_travel);
     RUN(head_group_by_price);
     RUN(merge_refuses_other_models);
     RUN(latents_per_head);

@@ -51,7 +51,10 @@ int main(void)
     printf("skvi_cu_decode_kernel %zu\\n", (size_t)SKVI_CU_DECODE_BYTES);
     printf("skvi_cu_cold_codes_kernel %zu\\n", skvi_cu_cold_codes_bytes(64));
     printf("skvi_cu_cold_rows_kernel %zu\\n", (size_t)SKVI_CU_TILE_BYTES);
-    printf("skvi_cu_cold_out_kernel 0\\n");
+    printf("skvi_cu_cold_out_kernel 0\\nskvi_cu_prepare_kernel 0\\nskvi_cu_norms_kernel 0\\n");
+    printf("skvi_cu_weigh_kernel %zu\\n", skvi_cu_weigh_bytes(64, 64, 2048));
+    printf("skvi_cu_gram_kernel %zu\\n", (size_t)SKVI_CU_TILE_BYTES);
+    printf("skvi_cu_totals_kernel 0\\n");
     return 0;
 }
 """
