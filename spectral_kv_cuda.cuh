@@ -20,12 +20,12 @@
        sliding windows, f32, f16 and bf16; as long as 8 rows of a joint head group's channels fit
        into the device's shared memory (about 1,300 channels on sm_75, 6,500 on sm_90): else
        SKV_ERR_DEVICE. Up to 3 query rows of a head group meet codes by dp4a, more on tensor cores,
-       prompts 32 rows at a time.
+       prompts 32 rows at a time. Exact tokens meet rows of one KV head on tensor cores too from
+       sm_80 on (tf32 numbers, two or three products for one of floats), else in float sums.
      - skv_cuda_encode makes many pages at once out of rows that lie anywhere (a ring, a paged f16
        cache), skv_cuda_decode gives rows back.
      - skv_cuda_cold_decode gives rows of cold pages, layer after layer, as skv_cold_decode does.
      - skv_cuda_profile makes the sums that skv_profiler_add makes, for calibration.
-     Not here yet: exact tokens on tensor cores (they go through float sums).
 
    HOW TO USE IT, PER LAYER
      1. skv_codec_tables or skv_cache_tables on the host; copy the block to the device once.
@@ -996,20 +996,156 @@ __device__ __forceinline__ int64_t skvi_cu_exact_row(const skv_cuda_attend_desc 
     return (int64_t)seq * (d.sinks + d.ring) + (p < d.sinks ? p : d.sinks + (p - d.sinks) % d.ring);
 }
 
-/* Exact tokens position .. position + n - 1: a warp a token for scores, a thread an element of the
-   output for values. CPU: skvi_exact_block. */
-template <uint32_t ROWS>
-__device__ __forceinline__ void skvi_cu_exact(const skvi_cu_job &j, const skvi_cu_tile<ROWS> &x,
-                                              uint32_t position, uint32_t n)
+/* c += a b on tensor cores, 16 lines by 8 rows by 8 numbers, a warp together, tf32 numbers as
+   floats whose low 13 bits do not count: lane l holds lines l / 4 and 8 more (a) and row l / 4 (b),
+   numbers l % 4 and 4 more, and gets sums of those lines, rows 2 (l % 4) and the next (PTX ISA,
+   mma.m16n8k8). */
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define SKVI_CU_TF32 1
+__device__ __forceinline__ void skvi_cu_mma_tf32(float *c, const float *a, const float *b)
 {
-    const uint32_t d = x.t->shape.head_dim, dv = x.t->shape.head_dim_v;
-    const uint32_t heads = x.t->shape.n_kv_heads;
-    const uint32_t lane = threadIdx.x % 32;
+#ifdef __CUDA_ARCH__
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, "
+                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])),
+                   "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
+                   "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
+#else
+    const uint32_t lane = threadIdx.x % 32, row = 2 * (lane % 4), cut = 0xFFFFE000u;
+    for (uint32_t k = 0; k < 8; k++)
+        for (uint32_t i = 0; i < 4; i++) {
+            const float x = __shfl_sync(SKVI_CU_ALL, a[i / 2 + 2 * (k / 4)], lane / 4 * 4 + k % 4);
+            const float y = __shfl_sync(SKVI_CU_ALL, b[k / 4], (row + i % 2) * 4 + k % 4);
+            c[i] += __uint_as_float(__float_as_uint(x) & cut) *
+                    __uint_as_float(__float_as_uint(y) & cut);
+        }
+#endif
+}
+
+/* The nearest tf32 number. What it leaves of a float is one more but for its last bits: together
+   they are exact to 2^-23. */
+__device__ __forceinline__ float skvi_cu_tf32(float x)
+{
+    return __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xFFFFE000u);
+}
+
+/* c += a b for floats; a is exact as it is where it comes from 16 bits. */
+__device__ __forceinline__ void skvi_cu_mma_float(float *c, const float *a, const float *b,
+                                                  int is_f32)
+{
+    const float y[2] = {skvi_cu_tf32(b[0]), skvi_cu_tf32(b[1])}, rest[2] = {b[0] - y[0],
+                                                                            b[1] - y[1]};
+    float x[4], low[4];
+    #pragma unroll
+    for (uint32_t i = 0; i < 4; i++) {
+        x[i] = is_f32 ? skvi_cu_tf32(a[i]) : a[i];
+        low[i] = a[i] - x[i];
+    }
+    if (is_f32) skvi_cu_mma_tf32(c, low, y);
+    skvi_cu_mma_tf32(c, x, rest);
+    skvi_cu_mma_tf32(c, x, y);
+}
+
+/* Scores of n exact tokens, a warp 16 of them, for rows of one KV head. */
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_exact_scores_mma(const skvi_cu_job &j,
+                                                         const skvi_cu_tile<ROWS> &x,
+                                                         uint32_t position, uint32_t n)
+{
+    const uint32_t d = x.t->shape.head_dim, lane = threadIdx.x % 32, at = lane % 4;
+    const uint32_t kv = skvi_cu_row_of(j, x.t, x.first).kv, token = threadIdx.x / 32 * 16;
+    const float *q = j.q + ((size_t)x.seq * j.rows + x.first) * d;
+    int64_t from[2];
+    float c[ROWS / 8][4] = {};
+    for (uint32_t i = 0; i < 2; i++)
+        from[i] = skvi_cu_start(j.d.k.token_stride, j.d.k.head_stride, x.t->shape.n_kv_heads, d,
+                                skvi_cu_exact_row(j.d, x.seq, position + token + lane / 4 + 8 * i),
+                                kv);
+    if (token < n)
+        for (uint32_t e = 0; e < d; e += 8) {
+            float a[4], b[2];
+            #pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                const uint32_t k = e + at + i / 2 * 4, line = token + lane / 4 + i % 2 * 8;
+                a[i] = k < d && line < n ? skvi_cu_read(j.d.k.data, j.d.k.dtype, from[i % 2] + k)
+                                         : 0;
+            }
+            #pragma unroll
+            for (uint32_t r = 0; r < ROWS / 8; r++) {
+                if (8 * r >= x.n) break;
+                #pragma unroll
+                for (uint32_t i = 0; i < 2; i++) {
+                    const uint32_t row = 8 * r + lane / 4, k = e + at + 4 * i;
+                    b[i] = k < d && row < x.n ? q[(size_t)row * d + k] : 0;
+                }
+                skvi_cu_mma_float(c[r], a, b, j.d.k.dtype == SKV_F32);
+            }
+        }
+    #pragma unroll
+    for (uint32_t r = 0; r < ROWS / 8; r++)
+        #pragma unroll
+        for (uint32_t i = 0; i < 4; i++) {
+            const uint32_t row = 8 * r + 2 * at + i % 2, line = token + lane / 4 + i / 2 * 8;
+            if (row < x.n && line < n) x.score[64 * row + line] = c[r][i];
+        }
+}
+
+/* Weighted sums of their values, a warp 16 elements at a time. */
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_exact_values_mma(const skvi_cu_job &j,
+                                                         const skvi_cu_tile<ROWS> &x,
+                                                         uint32_t position, uint32_t n)
+{
+    const uint32_t dv = x.t->shape.head_dim_v, lane = threadIdx.x % 32, at = lane % 4;
+    const uint32_t kv = skvi_cu_row_of(j, x.t, x.first).kv;
+    for (uint32_t e = threadIdx.x / 32 * 16; e < dv; e += 16 * SKVI_CU_WARPS) {
+        float c[ROWS / 8][4] = {};
+        for (uint32_t token = 0; token < n; token += 8) {
+            float a[4], b[2];
+            #pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                const uint32_t k = token + at + i / 2 * 4, line = e + lane / 4 + i % 2 * 8;
+                const int64_t row = skvi_cu_exact_row(j.d, x.seq, position + (k < n ? k : 0));
+                const int64_t from = skvi_cu_start(j.d.v.token_stride, j.d.v.head_stride,
+                                                   x.t->shape.n_kv_heads, dv, row, kv);
+                a[i] = k < n && line < dv ? skvi_cu_read(j.d.v.data, j.d.v.dtype, from + line) : 0;
+            }
+            #pragma unroll
+            for (uint32_t r = 0; r < ROWS / 8; r++) {
+                if (8 * r >= x.n) break;
+                #pragma unroll
+                for (uint32_t i = 0; i < 2; i++) {
+                    const uint32_t row = 8 * r + lane / 4, k = token + at + 4 * i;
+                    b[i] = k < n && row < x.n ? x.score[64 * row + k] : 0;
+                }
+                skvi_cu_mma_float(c[r], a, b, j.d.v.dtype == SKV_F32);
+            }
+        }
+        #pragma unroll
+        for (uint32_t r = 0; r < ROWS / 8; r++)
+            #pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                const uint32_t row = 8 * r + 2 * at + i % 2, line = e + lane / 4 + i / 2 * 8;
+                if (row < x.n && line < dv) x.oo[row * dv + line] += c[r][i];
+            }
+    }
+}
+#endif
+
+/* Scores of n exact tokens: a warp a token. CPU: skvi_exact_block. */
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_exact_scores(const skvi_cu_job &j,
+                                                     const skvi_cu_tile<ROWS> &x,
+                                                     uint32_t position, uint32_t n)
+{
+    const uint32_t d = x.t->shape.head_dim, lane = threadIdx.x % 32;
     for (uint32_t i = threadIdx.x / 32; i < n; i += SKVI_CU_WARPS) {
         const int64_t row = skvi_cu_exact_row(j.d, x.seq, position + i);
         for (uint32_t r = 0; r < x.n; r++) {
             const float *q = j.q + ((size_t)x.seq * j.rows + x.first + r) * d;
-            const int64_t at = skvi_cu_start(j.d.k.token_stride, j.d.k.head_stride, heads, d, row,
+            const int64_t at = skvi_cu_start(j.d.k.token_stride, j.d.k.head_stride,
+                                             x.t->shape.n_kv_heads, d, row,
                                              skvi_cu_row_of(j, x.t, x.first + r).kv);
             float sum = 0;
             for (uint32_t c = lane; c < d; c += 32)
@@ -1018,20 +1154,51 @@ __device__ __forceinline__ void skvi_cu_exact(const skvi_cu_job &j, const skvi_c
             if (!lane) x.score[64 * r + i] = sum;
         }
     }
-    __syncthreads();
-    skvi_cu_softmax(j, x, position, n, 0, 0, 0);
+}
+
+/* Weighted sums of their values: a thread an element of the output. */
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_exact_values(const skvi_cu_job &j,
+                                                     const skvi_cu_tile<ROWS> &x,
+                                                     uint32_t position, uint32_t n)
+{
+    const uint32_t dv = x.t->shape.head_dim_v;
     for (uint32_t c = threadIdx.x; c < dv; c += SKVI_CU_BLOCK)
         for (uint32_t r = 0; r < x.n; r++) {
             const uint32_t kv = skvi_cu_row_of(j, x.t, x.first + r).kv;
             float sum = 0;
             for (uint32_t i = 0; i < n; i++) {
                 const int64_t row = skvi_cu_exact_row(j.d, x.seq, position + i);
-                const int64_t at = skvi_cu_start(j.d.v.token_stride, j.d.v.head_stride, heads, dv,
-                                                 row, kv);
+                const int64_t at = skvi_cu_start(j.d.v.token_stride, j.d.v.head_stride,
+                                                 x.t->shape.n_kv_heads, dv, row, kv);
                 sum += x.score[64 * r + i] * skvi_cu_read(j.d.v.data, j.d.v.dtype, at + c);
             }
             x.oo[r * dv + c] += sum;
         }
+}
+
+/* Exact tokens position .. position + n - 1. Tensor cores take rows by eights that share a KV head,
+   in two or three tf32 products for one of floats. */
+template <uint32_t ROWS>
+__device__ __forceinline__ void skvi_cu_exact(const skvi_cu_job &j, const skvi_cu_tile<ROWS> &x,
+                                              uint32_t position, uint32_t n)
+{
+#ifdef SKVI_CU_TF32
+    if constexpr (ROWS >= 8)
+        if (skvi_cu_row_of(j, x.t, x.first).kv == skvi_cu_row_of(j, x.t, x.first + x.n - 1).kv) {
+            skvi_cu_exact_scores_mma(j, x, position, n);
+            __syncthreads();
+            skvi_cu_softmax(j, x, position, n, 0, 0, 0);
+            __syncthreads();            /* what softmax scaled, other threads add to */
+            skvi_cu_exact_values_mma(j, x, position, n);
+            __syncthreads();
+            return;
+        }
+#endif
+    skvi_cu_exact_scores(j, x, position, n);
+    __syncthreads();
+    skvi_cu_softmax(j, x, position, n, 0, 0, 0);
+    skvi_cu_exact_values(j, x, position, n);
     __syncthreads();
 }
 

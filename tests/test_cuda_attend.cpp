@@ -17,6 +17,7 @@ struct shape {
     uint32_t heads, kv, d, dv, group, sinks, pairs, sliding;
     float    bpe, softcap, outliers;
     skv_rope style;
+    skv_dtype exact = SKV_F32;      /* of sinks and recent tokens */
 };
 
 /* A cache on the CPU and what a device would hold of it, twice: two sequences, slots mixed up. */
@@ -26,6 +27,7 @@ struct rig {
     syn_data     x;
     size_t       n;
     std::vector<float>         k, v;        /* [2][sinks + ring][heads][dim] */
+    std::vector<uint16_t>      k16, v16;    /* the same, where the shape wants them in 16 bits */
     std::vector<uint64_t>      tables;
     unsigned char             *pool;
     std::vector<int32_t>       slots, first, count, tokens;
@@ -34,6 +36,17 @@ struct rig {
     const skv_table           *t;
     uint32_t                   outliers;    /* rows of them in all pages */
 };
+
+static uint16_t short_of(float x, skv_dtype type)
+{
+    return type == SKV_F16 ? skvi_to_f16(x) : skvi_to_bf16(x);
+}
+static float rounded(float x, skv_dtype type)
+{
+    if (type == SKV_F32) return x;
+    const uint16_t h = short_of(x, type);
+    return type == SKV_F16 ? skvi_from_f16(h) : skvi_float((uint32_t)h << 16);
+}
 
 static void rig_exact(rig *r, const shape *s)
 {
@@ -52,6 +65,12 @@ static void rig_exact(rig *r, const shape *s)
         }
     r->d.k = skv_f32(r->k.data());
     r->d.v = skv_f32(r->v.data());
+    if (s->exact == SKV_F32) return;
+    for (float x : r->k) r->k16.push_back(short_of(x, s->exact));
+    for (float x : r->v) r->v16.push_back(short_of(x, s->exact));
+    r->d.k.data = r->k16.data();
+    r->d.v.data = r->v16.data();
+    r->d.k.dtype = r->d.v.dtype = s->exact;
 }
 
 static void rig_pages(rig *r)
@@ -97,6 +116,8 @@ static rig rig_new(const shape *s, size_t n, uint32_t attend_bits)
                          : syn_profile_direct(&y, 1, s->group);
     r.x = syn_make(&y, 0, 1, n);
     r.n = n;
+    for (size_t i = 0; i < n * s->kv * s->d; i++) r.x.k[i] = rounded(r.x.k[i], s->exact);
+    for (size_t i = 0; i < n * s->kv * s->dv; i++) r.x.v[i] = rounded(r.x.v[i], s->exact);
     d.profile = r.profile;
     d.target.bpe = s->bpe;
     d.max_tokens = (uint32_t)n;
@@ -233,6 +254,29 @@ TEST(agrees_with_the_cpu)
         }
 }
 
+/* Without pages the answer is that of floats, whether by tensor cores or by sums. */
+TEST(agrees_without_pages)
+{
+    static const shape exact[] = {
+        {8, 1, 44, 72, 1, 3, 22, 0, 2.0f, 0, 0, SKV_ROPE_HALVES, SKV_F32},  /* no whole tiles */
+        {8, 1, 64, 64, 1, 70, 32, 0, 2.0f, 20, 0, SKV_ROPE_HALVES, SKV_F16},
+        {9, 1, 64, 80, 1, 4, 32, 50, 2.0f, 0, 0, SKV_ROPE_HALVES, SKV_BF16},
+        {6, 2, 32, 32, 2, 4, 16, 0, 2.0f, 0, 0, SKV_ROPE_HALVES, SKV_F16},  /* two KV heads */
+        {2, 1, 32, 40, 1, 0, 16, 0, 2.0f, 0, 0, SKV_ROPE_HALVES, SKV_BF16}
+    };
+    for (const shape &s : exact) {
+        rig r = rig_new(&s, s.sinks + 90, 8);
+        CHECK(r.count[0] == 0);
+        for (uint32_t n = 1; n <= 7; n += 3) {
+            double lse, cpu, worst = rig_compare(&r, n, &cpu, &lse);
+            printf("    d %3u, %u queries: off by %.1e, skv_attend by %.1e\n", s.d, n, worst, cpu);
+            CHECK(worst < 5e-6);
+            CHECK(lse < 1e-5);
+        }
+        rig_free(&r);
+    }
+}
+
 /* A missing barrier, or memory nobody wrote, would show. */
 TEST(order_of_threads_does_not_matter)
 {
@@ -329,6 +373,7 @@ int main(int argc, char **argv)
     TEST_BEGIN(argc, argv);
     device_needed();
     RUN(agrees_with_the_cpu);
+    RUN(agrees_without_pages);
     RUN(order_of_threads_does_not_matter);
     RUN(both_page_tables_and_any_split);
     RUN(bad_sequences_give_nan);

@@ -176,12 +176,41 @@ static void entry()
     switch_to(&fibers[me].context, &home);
 }
 
+/* In every other block warps go in step; else each goes as far as it can, in an order of their own,
+   as a warp on a device may run far ahead of others. */
+static uint32_t turn[32], n_turns;      /* warps by their turn; 0: in step */
+static inline void take_turns()
+{
+    const uint32_t n = (n_threads + 31) / 32;
+    n_turns = random() >> 63 ? n : 0;
+    for (uint32_t i = 0; i < n_turns; i++) {
+        const uint32_t k = (uint32_t)((random() >> 32) * (i + 1) >> 32);
+        turn[i] = turn[k];
+        turn[k] = i;
+    }
+}
+
+/* The threads that may go on now, [first, end): of the first warp that is not at a barrier. */
+static inline void whose_turn(uint32_t *first, uint32_t *end)
+{
+    *first = 0;
+    *end = n_threads;
+    for (uint32_t w = 0; w < n_turns; w++)
+        for (uint32_t i = 32 * turn[w]; i < 32 * turn[w] + 32 && i < n_threads; i++)
+            if (fibers[i].is == RUN || fibers[i].is == WARP) {
+                *first = 32 * turn[w];
+                *end = *first + 32 < n_threads ? *first + 32 : n_threads;
+                return;
+            }
+}
+
 /* All fibers that can, in a new order. 0: none could. */
 static inline int round()
 {
     static uint32_t order[1024];
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < n_threads; i++) {
+    uint32_t n = 0, first, end;
+    whose_turn(&first, &end);
+    for (uint32_t i = first; i < end; i++) {
         if (fibers[i].is != RUN) continue;
         const uint32_t k = (uint32_t)((random() >> 32) * (n + 1) >> 32);
         order[n++] = order[k];
@@ -200,7 +229,9 @@ static inline int round()
 static inline int release_warps()
 {
     int any = 0;
-    for (uint32_t w = 0; w < n_threads; w += 32)
+    uint32_t first, end;
+    whose_turn(&first, &end);
+    for (uint32_t w = first; w < end; w += 32)
         for (uint32_t i = w; i < w + 32 && i < n_threads; i++) {
             const fiber &f = fibers[i];
             const uint32_t mask = f.mask;
@@ -246,6 +277,7 @@ static inline int run_block(size_t shared)
     int go = 1;
     EMU_SHOW(skvi_cu_shared, EMU_SHARED);
     fill(skvi_cu_shared, shared);
+    take_turns();
     EMU_HIDE((char *)skvi_cu_shared + shared, EMU_SHARED - shared);
     for (uint32_t i = 0; i < n_threads; i++) {
         fiber &f = fibers[i];

@@ -9,7 +9,8 @@
 #include "spectral_kv.h"
 #include "test.h"
 
-enum { FINE, NO_BARRIER, NO_WARP_BARRIER, WRONG_LANE, LEFT_EARLY, TWO_BARRIERS, NO_LANE, UNSET };
+enum { FINE, NO_BARRIER, NO_WARP_BARRIER, WRONG_LANE, LEFT_EARLY, TWO_BARRIERS, NO_LANE, UNSET,
+       FAR_AHEAD };
 struct job {
     int what;
     const uint32_t *in;
@@ -20,12 +21,19 @@ struct job {
 static __global__ void sum_kernel(job j)
 {
     extern __shared__ uint4 skvi_cu_shared[];
-    uint32_t *part = (uint32_t *)skvi_cu_shared, *pair = part + 4;
+    uint32_t *part = (uint32_t *)skvi_cu_shared, *pair = part + 4, *far = pair + 128;
     const uint32_t i = threadIdx.x;
     uint32_t x = j.in[128 * blockIdx.x + i];
     if (j.what == LEFT_EARLY && i == 5) return;
     if (j.what == TWO_BARRIERS && i < 64) __syncthreads();
     if (j.what == NO_LANE && i == 40) __syncwarp();
+    if (j.what == FAR_AHEAD) {                  /* a warp that is late undoes what was written */
+        far[i] = 0;
+        __syncwarp();
+        far[(i + 32) % 128] = x;
+        __syncthreads();
+        x = far[i];
+    }
     pair[i] = x;                                /* half of the sum by way of memory */
     if (j.what != NO_WARP_BARRIER) __syncwarp();
     x += pair[i ^ 1u];
@@ -46,7 +54,7 @@ static int right(int what)
         job j = {what, in, out};
         void *args[1] = {&j};
         emu::seed(seed);
-        if (cudaLaunchKernel(sum_kernel, dim3(3), dim3(128), args, 132 * 4, NULL)) return -1;
+        if (cudaLaunchKernel(sum_kernel, dim3(3), dim3(128), args, 260 * 4, NULL)) return -1;
         n += !memcmp(out, want, sizeof want);
     }
     return n;
@@ -58,6 +66,7 @@ TEST(what_is_missing_shows)
 {
     CHECK(right(NO_BARRIER) < 10);
     CHECK(right(NO_WARP_BARRIER) < 10);
+    CHECK(right(FAR_AHEAD) < 10);
     CHECK(right(WRONG_LANE) == 0);
     CHECK(right(UNSET) == 0);
     CHECK(!emu::faults);
