@@ -63,7 +63,7 @@ SKV_LLM  := $(if $(wildcard examples/llm/main.c),$(BUILD)/skv-llm)
 PASSAGES := $(shell grep -v '^\#' examples/text/calibration.list)
 
 .PHONY: all check test tests demo model model-gemma bench bench-attn bench-peers \
-        bench-presets bench-quality profile-attn texts fuzz fuzzers nvcc test-gpu clean help
+        bench-presets bench-quality bench-cuda profile-attn texts fuzz fuzzers nvcc test-gpu clean help
 .DELETE_ON_ERROR:
 
 all: $(SKV_LLM) $(BENCHES) $(EXAMPLES)      ## everything into build/ (the default)
@@ -106,6 +106,12 @@ build/peers/ggml:           # a link to the libraries in llama-cpp-python, which
 	build/peers/bin/pip install --no-binary llama-cpp-python llama-cpp-python
 	lib=$$(find $(CURDIR)/build/peers -path '*/llama_cpp/lib/libggml-base.*' | head -n 1) && \
 	  [ "$$lib" ] && ln -sfn "$${lib%/*}" $@
+
+bench-cuda:                 ## a decode step on a GPU against its bandwidth, and what torch and FlashInfer take
+	@mkdir -p build/bench
+	@$(or $(NVCC),nvcc) -std=c++17 -O3 -arch=native -I. -Itests bench/bench_cuda.cu -o build/bench/bench_cuda
+	@build/bench/bench_cuda --json build/bench/cuda.json $(CUDA_ARGS)
+	@$(PYTHON) bench/bench_cuda_peers.py --ours build/bench/cuda.json
 
 bench-presets: $(BUILD)/bench_attn  ## quality, bytes and speed of the presets in one table
 	@$(PYTHON) tools/presets.py --bench $< $(PRESETS_ARGS)

@@ -222,7 +222,7 @@ TEST(damage_is_told)
     world_free(&r.w);
 }
 
-TEST(calls_are_checked)
+TEST(arguments_are_checked)
 {
     rig r;
     size_t bytes = 0;
@@ -266,6 +266,6 @@ int main(int argc, char **argv)
     device_needed();
     RUN(rows_are_the_cpus);
     RUN(damage_is_told);
-    RUN(calls_are_checked);
+    RUN(arguments_are_checked);
     return TEST_END();
 }

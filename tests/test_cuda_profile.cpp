@@ -219,7 +219,13 @@ TEST(bad_numbers_do_not_pass)
     rig_new(&r, &shapes[0]);
     CHECK(rig_add(&r, &shapes[0], 0, 1) == SKV_OK);
     CHECK(skv_profiler_add_sums(r.gpu, 0, r.sums.data(), r.sums.size()) == SKV_ERR_NOT_FINITE);
-    r.sums.assign(r.sums.size(), 0);
+    rig_free(&r);
+}
+
+TEST(arguments_are_checked)
+{
+    rig r;
+    rig_new(&r, &shapes[0]);
     CHECK(rig_add(&r, &shapes[0], 0, 0) == SKV_OK);
     skv_cuda_profile_desc good = r.d, d;
     CHECK(skv_cuda_profile(NULL, NULL) == SKV_ERR_ARG && !skv_cuda_profile_work(NULL));
@@ -244,5 +250,6 @@ int main(int argc, char **argv)
     RUN(sums_are_the_cpus);
     RUN(rows_of_profiles_agree);
     RUN(bad_numbers_do_not_pass);
+    RUN(arguments_are_checked);
     return TEST_END();
 }

@@ -384,6 +384,7 @@ static inline cudaError_t cudaDeviceGetAttribute(int *value, int, int)
     return cudaSuccess;
 }
 static inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+static inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 static inline cudaError_t cudaFuncSetAttribute(const void *, int, int bytes)
 {
     if (bytes < 0 || (unsigned)bytes > EMU_SHARED) return cudaErrorInvalidValue;
