@@ -135,7 +135,7 @@ def occupancy(arch, registers, shared_bytes):
     """Blocks of 128 threads a multiprocessor, and the share of its warps that makes."""
     warps, blocks, kib, charged = LIMITS[arch]
     by_registers = 65536 // ((registers + 7) // 8 * 8 * BLOCK)
-    by_shared = kib * 1024 // ((shared_bytes + 127) // 128 * 128 + charged * 1024)
+    by_shared = kib * 1024 // max((shared_bytes + 127) // 128 * 128 + charged * 1024, 1)
     n = min(blocks, warps * 32 // BLOCK, by_registers, by_shared)
     return n, 100 * n * BLOCK // 32 // warps
 
