@@ -103,7 +103,8 @@ typedef struct skv_cuda_pages {
    What cannot be attended (more pages than max_pages, more recent tokens than the ring, fewer
    tokens than queries, a page that is not whole) gives NaN for that sequence, and only there.
    Queries meet codes in 8 bits, as on the CPU, in 14 where codes are wide or `precise` is set. All
-   pointers but host are device memory. Results do not depend on the launch but by `split`. */
+   pointers but host are device memory. Results do not depend on the other sequences, but on
+   `split`, and in their last bits on whether a head group's rows are enough for tensor cores. */
 typedef struct skv_cuda_attend_desc {
     const skv_table *host;          /* the layer's tables (skv_codec_tables, skv_cache_tables) */
     const void      *tables;        /* the same bytes in device memory, at a multiple of 16 */
@@ -112,6 +113,9 @@ typedef struct skv_cuda_attend_desc {
     skv_out          out;           /* [n_seqs * n_queries][n_q_heads][head_dim_v] */
     float           *lse;           /* [n_seqs * n_queries][n_q_heads], or NULL */
     const int32_t   *tokens;        /* [n_seqs] positions so far, the queries' own included */
+    const int32_t   *first_query;   /* NULL, or [n_seqs + 1]: the queries of sequence s are tokens
+                                       first_query[s] to first_query[s + 1] - 1 of q, out and lse,
+                                       n_queries at most (FlashInfer's qo_indptr) */
     skv_cuda_pages   pages;
     uint32_t         max_pages;     /* of a sequence */
     skv_span         k, v;          /* [n_seqs * (sinks + ring)][n_kv_heads][head_dim, _v] */
@@ -648,6 +652,17 @@ __device__ __forceinline__ skvi_cu_row skvi_cu_row_of(const skvi_cu_job &j, cons
     return r;
 }
 
+/* Queries of a sequence, and where the tokens of its first lies in q and out. */
+__device__ __forceinline__ int64_t skvi_cu_queries(const skvi_cu_job &j, uint32_t seq)
+{
+    return j.d.first_query ? (int64_t)j.d.first_query[seq + 1] - j.d.first_query[seq]
+                           : (int64_t)j.d.n_queries;
+}
+__device__ __forceinline__ int64_t skvi_cu_first_query(const skvi_cu_job &j, uint32_t seq)
+{
+    return j.d.first_query ? j.d.first_query[seq] : (int64_t)seq * j.d.n_queries;
+}
+
 /* Element 0 of a row of a tensor of `heads` heads of `dim`. */
 __device__ __forceinline__ int64_t skvi_cu_start(int64_t token_stride, int64_t head_stride,
                                                  uint32_t heads, uint32_t dim, int64_t token,
@@ -669,7 +684,7 @@ __device__ __forceinline__ void skvi_cu_still(const skv_table *t, const float *t
     }
 }
 
-/* Grid: row of a sequence, sequence. Shared: the query. */
+/* Grid: row of a sequence, sequence. Shared: the query, zeros where the sequence has fewer. */
 __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_query_kernel(skvi_cu_job j)
 {
     extern __shared__ uint4 skvi_cu_shared[];
@@ -681,10 +696,11 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_query_kernel(skvi_cu_jo
     const float *decode = skvi_cu_at<float>(t, s->decode) + r.slice * d;
     const float *mean = skvi_cu_at<float>(t, s->mean) + r.slice * d;
     const int64_t from = skvi_cu_start(j.d.q.token_stride, j.d.q.head_stride, t->shape.n_q_heads, d,
-                                       (int64_t)blockIdx.y * j.d.n_queries + r.query, r.head);
+                                       skvi_cu_first_query(j, blockIdx.y) + r.query, r.head);
+    const int real = r.query < skvi_cu_queries(j, blockIdx.y);
     float *q = (float *)skvi_cu_shared;
     for (uint32_t i = threadIdx.x; i < d; i += SKVI_CU_BLOCK) {
-        q[i] = t->shape.scale * skvi_cu_read(j.d.q.data, j.d.q.dtype, from + i);
+        q[i] = real ? t->shape.scale * skvi_cu_read(j.d.q.data, j.d.q.dtype, from + i) : 0;
         j.q[row * d + i] = q[i];
     }
     __syncthreads();
@@ -709,7 +725,7 @@ template <uint32_t ROWS> struct skvi_cu_tile {
     const skv_table_stream *s[2];
     uint32_t seq, g, first, n;      /* rows first .. first + n - 1 of the sequence */
     uint32_t upto;                  /* n as whole eights; ROWS where that is less */
-    uint32_t total, n_pages;        /* tokens and pages of the sequence */
+    uint32_t total, n_pages, queries;       /* tokens, pages and queries of the sequence */
     uint32_t *levels, *stage, *bytes;       /* bytes: [2][ROWS][16] */
     uint4    *parts;
     float    *step, *score;         /* [64], [ROWS][64]: then weights */
@@ -889,7 +905,7 @@ __device__ __forceinline__ void skvi_cu_softmax(const skvi_cu_job &j, const skvi
     const uint32_t lane = threadIdx.x % 32, window = x.t->shape.sliding_window;
     const float range = wide ? 16383.0f : 255.0f, cap = x.t->shape.softcap;
     for (uint32_t r = threadIdx.x / 32; r < x.upto; r += SKVI_CU_WARPS) {
-        const uint32_t query = x.total - j.d.n_queries + (x.first + r) % j.d.n_queries;
+        const uint32_t query = x.total - x.queries + (x.first + r) % j.d.n_queries;
         float s[2], w[2], top = x.top[r], keep = 1, mass, most;
         for (uint32_t i = 0; i < 2; i++) {
             const uint32_t at = lane + 32 * i, p = position + at;
@@ -1207,7 +1223,9 @@ __device__ __forceinline__ int skvi_cu_sound(const skvi_cu_job &j, uint32_t seq)
 {
     const int64_t pages = skvi_cu_page_count(j.d.pages, seq), total = j.d.tokens[seq];
     const int64_t behind = (int64_t)j.d.sinks + 64 * pages;
-    if (pages < 0 || pages > j.d.max_pages || total < (int64_t)j.d.n_queries) return 0;
+    const int64_t queries = skvi_cu_queries(j, seq);
+    if (pages < 0 || pages > j.d.max_pages || total < queries) return 0;
+    if (queries < 0 || queries > j.d.n_queries) return 0;
     return total - behind <= (int64_t)j.d.ring && (!pages || total >= behind);
 }
 
@@ -1249,6 +1267,9 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK, 3) skvi_cu_attend_kernel(skvi_c
     x.first += tile % j.tiles * ROWS;
     if (x.first >= end || !skvi_cu_sound(j, x.seq)) return;
     x.n = end - x.first < ROWS ? end - x.first : ROWS;
+    x.queries = (uint32_t)skvi_cu_queries(j, x.seq);
+    if (x.first % j.d.n_queries >= x.queries && x.first % j.d.n_queries + x.n <= j.d.n_queries)
+        return;                         /* none of these rows is there */
     x.upto = ROWS < 8 ? ROWS : (x.n + 7) / 8 * 8;
     x.total = (uint32_t)j.d.tokens[x.seq];
     x.n_pages = (uint32_t)skvi_cu_page_count(j.d.pages, x.seq);
@@ -1293,14 +1314,15 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_merge_kernel(skvi_cu_jo
     const skvi_cu_row r = skvi_cu_row_of(j, t, blockIdx.x);
     const skv_table_stream *s = skvi_cu_stream(t, t->n_groups + r.g);
     const uint32_t dv = t->shape.head_dim_v, heads = t->shape.n_q_heads, width = 4 + j.values + dv;
-    const size_t token = (size_t)blockIdx.y * j.d.n_queries + r.query;
+    const int64_t token = skvi_cu_first_query(j, blockIdx.y) + r.query;
     float *part = j.part + ((size_t)blockIdx.y * j.rows + blockIdx.x) * j.splits * width;
     const int64_t to = skvi_cu_start(j.d.out.token_stride, j.d.out.head_stride, heads, dv,
-                                     (int64_t)token, r.head);
+                                     token, r.head);
     float *z = (float *)skvi_cu_shared, top = SKVI_CU_NEVER, sum = 0, paged = 0;
     uint32_t i, k;
+    if (r.query >= skvi_cu_queries(j, blockIdx.y)) return;
     if (!skvi_cu_sound(j, blockIdx.y)) {
-        skvi_cu_no_answer(j, t, to, token * heads + r.head);
+        skvi_cu_no_answer(j, t, to, (size_t)token * heads + r.head);
         return;
     }
     for (k = 0; k < j.splits; k++) top = fmaxf(top, part[k * width]);
@@ -1325,7 +1347,7 @@ __global__ void __launch_bounds__(SKVI_CU_BLOCK) skvi_cu_merge_kernel(skvi_cu_jo
             x += part[k * width + 3] * part[k * width + 4 + j.values + i];
         skvi_cu_write(j.d.out.data, j.d.out.dtype, to + i, x / sum);
     }
-    if (j.d.lse && !threadIdx.x) j.d.lse[token * heads + r.head] = top + logf(sum);
+    if (j.d.lse && !threadIdx.x) j.d.lse[(size_t)token * heads + r.head] = top + logf(sum);
 }
 
 /* >>rows --------------------------------------------------------------------------------------

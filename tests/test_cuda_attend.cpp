@@ -315,6 +315,51 @@ TEST(both_page_tables_and_any_split)
 }
 
 /* A sequence that cannot be attended gives NaN, its neighbour is as ever. */
+/* Sequences with numbers of queries of their own: the bits of a call for each alone. */
+TEST(ragged_queries)
+{
+    rig r = rig_new(&shapes[0], 411, 8);
+    const size_t row = shapes[0].heads * shapes[0].dv;
+    std::vector<float> five, two, lse5, lse2, q(r.x.q, r.x.q + r.n * row);
+    CHECK(rig_attend(&r, 5, &five, &lse5) == SKV_OK);
+    CHECK(rig_attend(&r, 2, &two, &lse2) == SKV_OK);
+    for (uint32_t second = 0; second < 3; second += 2) {
+        std::vector<float> out(8 * row, 77), lse(8 * shapes[0].heads, 77), tight;
+        std::vector<int32_t> first = {0, 5, 5 + (int32_t)second};
+        skv_cuda_attend_desc d = r.d;
+        tight.assign(q.end() - 5 * (long)row, q.end());         /* no more than is there */
+        tight.insert(tight.end(), q.end() - second * (long)row, q.end());
+        d.n_queries = 5;
+        d.first_query = first.data();
+        d.q = skv_f32(tight.data());
+        d.out = skv_out_f32(out.data());
+        d.lse = lse.data();
+        r.work.resize(skv_cuda_attend_work(&d) + 16);
+        emu::fill(r.work.data(), r.work.size());
+        d.work = r.work.data() + (16 - (size_t)r.work.data() % 16) % 16;
+        d.work_bytes = r.work.size() - 16;
+        CHECK(skv_cuda_attend(&d, NULL) == SKV_OK);
+        finish();
+        CHECK(!memcmp(out.data(), five.data(), 5 * row * sizeof(float)));
+        CHECK(!memcmp(&out[5 * row], &two[2 * row], second * row * sizeof(float)));
+        CHECK(!memcmp(&lse[5 * shapes[0].heads], &lse2[2 * shapes[0].heads],
+                      second * shapes[0].heads * sizeof(float)));
+        CHECK(out[(5 + second) * row] == 77 && lse[(5 + second) * shapes[0].heads] == 77);
+        first[2] = 5 + 6;               /* more than n_queries: NaN for that sequence alone */
+        out.assign(12 * row, 77);
+        lse.assign(12 * shapes[0].heads, 77);
+        d.out = skv_out_f32(out.data());
+        d.lse = lse.data();
+        tight.resize(12 * row);
+        d.q = skv_f32(tight.data());
+        CHECK(skv_cuda_attend(&d, NULL) == SKV_OK);
+        finish();
+        CHECK(!memcmp(out.data(), five.data(), 5 * row * sizeof(float)));
+        CHECK(out[5 * row] != out[5 * row] && out[10 * row] == 77);
+    }
+    rig_free(&r);
+}
+
 TEST(bad_sequences_give_nan)
 {
     std::vector<float> out, lse, good;
@@ -376,6 +421,7 @@ int main(int argc, char **argv)
     RUN(agrees_without_pages);
     RUN(order_of_threads_does_not_matter);
     RUN(both_page_tables_and_any_split);
+    RUN(ragged_queries);
     RUN(bad_sequences_give_nan);
     RUN(arguments_are_checked);
     return TEST_END();
