@@ -20,6 +20,7 @@
  */
 #ifndef SKV_CUDA_EMULATION_H
 #define SKV_CUDA_EMULATION_H
+#include <dlfcn.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -424,6 +425,22 @@ static inline cudaError_t cudaFree(void *p)
     return cudaSuccess;
 }
 
+/* Kernels that were launched, a line each, to the end of the file that SKV_EMULATED names: as the
+   linker knows them, where a program is linked with -rdynamic. */
+static inline void emu_note(void *kernel)
+{
+    static std::vector<void *> known;
+    const char *name = getenv("SKV_EMULATED");
+    Dl_info info;
+    for (size_t i = 0; i < known.size(); i++)
+        if (known[i] == kernel) return;
+    known.push_back(kernel);
+    FILE *f = name && dladdr(kernel, &info) && info.dli_sname ? fopen(name, "a") : NULL;
+    if (!f) return;
+    fprintf(f, "%s\n", info.dli_sname);
+    fclose(f);
+}
+
 template <class P>
 cudaError_t cudaLaunchKernel(void (*kernel)(P), dim3 grid, dim3 block, void **args, size_t shared,
                              cudaStream_t)
@@ -432,6 +449,7 @@ cudaError_t cudaLaunchKernel(void (*kernel)(P), dim3 grid, dim3 block, void **ar
     const uint32_t n = block.x * block.y * block.z;
     int fine = 1;
     call = kernel;
+    emu_note((void *)kernel);
     if (shared > EMU_SHARED || (shared > 48 * 1024 && shared > emu::optin))
         return cudaErrorInvalidValue;
     if (!n || n > 1024 || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535)
