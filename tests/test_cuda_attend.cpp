@@ -5,6 +5,7 @@
  *         -Itests tests/test_cuda_attend.cpp -o test_cuda_attend
  */
 #include "cuda_device.h"
+#define SKV_STATIC                  /* what a test does not use is not compiled */
 #define SKV_NO_SIMD                 /* the reference: portable loops */
 #define SPECTRAL_KV_IMPLEMENTATION
 #define SPECTRAL_KV_CUDA

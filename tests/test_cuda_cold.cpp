@@ -2,6 +2,8 @@
  * the CPU's one by one; rows are skv_cold_decode's but for the order of float sums.
  */
 #include "cuda_device.h"
+#define SKV_STATIC                  /* what a test does not use is not compiled */
+#define SKV_NO_SIMD                 /* the reference: portable loops */
 #define SPECTRAL_KV_IMPLEMENTATION
 #define SPECTRAL_KV_CUDA
 #include "spectral_kv.h"

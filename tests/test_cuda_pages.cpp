@@ -3,6 +3,7 @@
  * sums are made; where RoPE turns means (a GPU's sine is another) the CPU reads as good ones.
  */
 #include "cuda_device.h"
+#define SKV_STATIC                  /* what a test does not use is not compiled */
 #define SKV_NO_SIMD                 /* the reference: portable loops */
 #define SPECTRAL_KV_IMPLEMENTATION
 #define SPECTRAL_KV_CUDA

@@ -2,6 +2,8 @@
  * those of skv_profiler_add but for rounding, and a profile is fitted from either.
  */
 #include "cuda_device.h"
+#define SKV_STATIC                  /* what a test does not use is not compiled */
+#define SKV_NO_SIMD                 /* the reference: portable loops */
 #define SPECTRAL_KV_IMPLEMENTATION
 #define SPECTRAL_KV_CUDA
 #include "spectral_kv.h"
